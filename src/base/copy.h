@@ -15,8 +15,9 @@ typedef enum csc_copy_direction { CSC_COPY_IN = 0, CSC_COPY_OUT = 1 } csc_copy_d
 /**
  * Measures every kernel for sizes of 64 KiB, 1 MiB, 16 MiB and larger between `arena` (bytes of warm
  * arena memory that the caller owns and may overwrite, at least 4 MiB; more is better) and private warm
- * memory that it allocates and frees. Takes at most about `budget_ms`. Process-wide; later calls do
- * nothing. Before the first call csc_copy is memcpy. Any thread.
+ * memory that it allocates and frees. Takes at most about `budget_ms`: below some 50 the larger sizes
+ * are not measured and take the smaller ones' winner. Process-wide; later calls do nothing. Before the
+ * first call, below 16 KiB and under sanitizers csc_copy is memcpy. Any thread.
  */
 void csc_copy_tune(void *arena, size_t bytes, unsigned budget_ms);
 

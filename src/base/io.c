@@ -1,0 +1,357 @@
+/* SPDX-License-Identifier: MIT */
+#include "base/io.h"
+
+#include "base/fail.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* One transfer carries at most this much: far under the kernel's 2 GiB, and a multiple of every block
+ * size, so that a direct transfer goes on at an aligned place. */
+#define TRANSFER_BYTES_MAX ((size_t)1 << 30)
+#define VECTORS_MAX        1024
+
+enum counter {
+    COUNT_OPEN,
+    COUNT_CREATE,
+    COUNT_RENAME,
+    COUNT_UNLINK,
+    COUNT_STAT,
+    COUNT_MKDIR,
+    COUNT_READDIR,
+    COUNT_TRUNCATE,
+    COUNT_FSYNC,
+    COUNT_KINDS
+};
+
+struct csc_io {
+    csc_io_calls calls;
+    _Atomic uint64_t counters[COUNT_KINDS];
+};
+
+static int real_open(const char *path, int flags, mode_t mode)
+{
+    return open(path, flags, mode);
+}
+
+static const csc_io_calls real_calls = {
+    .open = real_open,
+    .close = close,
+    .preadv = preadv,
+    .pwritev = pwritev,
+    .fdatasync = fdatasync,
+    .fsync = fsync,
+    .fallocate = fallocate,
+    .ftruncate = ftruncate,
+    .fstat = fstat,
+    .link = link,
+    .rename = rename,
+    .unlink = unlink,
+    .mkdir = mkdir,
+};
+
+static void count_one(csc_io *io, enum counter counter)
+{
+    atomic_fetch_add_explicit(&io->counters[counter], 1, memory_order_relaxed);
+}
+
+static uint64_t counted(const csc_io *io, enum counter counter)
+{
+    return atomic_load_explicit(&io->counters[counter], memory_order_relaxed);
+}
+
+static bool is_refusal(int err)
+{
+    return err == EINVAL || err == EOPNOTSUPP || err == ENOSYS;
+}
+
+int csc_io_create(const csc_io_calls *calls, csc_io **io)
+{
+    csc_io *made = calloc(1, sizeof *made);
+
+    if (!made)
+        return csc_fail(CASCADE_ENOMEM, "no memory for the file layer");
+    made->calls = calls ? *calls : real_calls;
+    *io = made;
+    return 0;
+}
+
+void csc_io_destroy(csc_io **io)
+{
+    free(*io);
+    *io = NULL;
+}
+
+void csc_io_counts(const csc_io *io, cascade_metadata_ops *counts)
+{
+    *counts = (cascade_metadata_ops){
+        .open = counted(io, COUNT_OPEN),
+        .create = counted(io, COUNT_CREATE),
+        .rename = counted(io, COUNT_RENAME),
+        .unlink = counted(io, COUNT_UNLINK),
+        .stat = counted(io, COUNT_STAT),
+        .mkdir = counted(io, COUNT_MKDIR),
+        .readdir = counted(io, COUNT_READDIR),
+        .truncate = counted(io, COUNT_TRUNCATE),
+        .fsync = counted(io, COUNT_FSYNC),
+    };
+}
+
+int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
+{
+    int got;
+
+    count_one(io, flags & O_CREAT ? COUNT_CREATE : COUNT_OPEN);
+    do
+        got = io->calls.open(path, flags | O_CLOEXEC, mode);
+    while (got < 0 && errno == EINTR);
+    if (got < 0) {
+        int err = errno;
+
+        if (err == ENOENT)
+            return csc_fail(CASCADE_MISS, "%s: no such file", path);
+        if (err == EEXIST)
+            return csc_fail(CASCADE_EEXIST, "%s exists already", path);
+        if (is_refusal(err))
+            return csc_fail(CASCADE_ENOTSUP, "opening %s: refused with flags %#x", path, flags);
+        return csc_fail_errno(err, "opening %s", path);
+    }
+    *fd = got;
+    return 0;
+}
+
+void csc_io_close(csc_io *io, int fd)
+{
+    io->calls.close(fd);
+}
+
+/* A place in a list of vectors: how many are done, and how much of the next. */
+typedef struct vector_cursor {
+    const struct iovec *vectors;
+    int count;
+    int index;
+    size_t done;
+} vector_cursor;
+
+/* Copies what is still to do into `window`, as far as one call goes. */
+static int cursor_window(const vector_cursor *cursor, struct iovec *window)
+{
+    size_t total = 0;
+    size_t done = cursor->done;
+    int used = 0;
+
+    for (int i = cursor->index; i < cursor->count && used < VECTORS_MAX; i++, done = 0) {
+        size_t bytes = cursor->vectors[i].iov_len - done;
+
+        if (bytes == 0)
+            continue;
+        if (bytes > TRANSFER_BYTES_MAX - total)
+            bytes = TRANSFER_BYTES_MAX - total;
+        if (bytes == 0)
+            break;
+        window[used].iov_base = (char *)cursor->vectors[i].iov_base + done;
+        window[used++].iov_len = bytes;
+        total += bytes;
+    }
+    return used;
+}
+
+static void cursor_advance(vector_cursor *cursor, size_t bytes)
+{
+    while (bytes > 0) {
+        size_t left = cursor->vectors[cursor->index].iov_len - cursor->done;
+
+        if (bytes < left) {
+            cursor->done += bytes;
+            return;
+        }
+        bytes -= left;
+        cursor->index++;
+        cursor->done = 0;
+    }
+}
+
+static int transfer(ssize_t (*call)(int, const struct iovec *, int, off_t), const char *verb, int fd,
+                    const struct iovec *vectors, int count, uint64_t offset)
+{
+    struct iovec window[VECTORS_MAX];
+    vector_cursor cursor = {vectors, count, 0, 0};
+    int used;
+
+    while ((used = cursor_window(&cursor, window)) > 0) {
+        ssize_t moved;
+
+        if (offset > INT64_MAX - TRANSFER_BYTES_MAX)
+            return csc_fail(CASCADE_EINVAL, "%s at offset %llu: past the largest file", verb,
+                            (unsigned long long)offset);
+        moved = call(fd, window, used, (off_t)offset);
+        if (moved < 0 && errno == EINTR)
+            continue;
+        if (moved < 0) {
+            int err = errno;
+
+            if (is_refusal(err))
+                return csc_fail(CASCADE_ENOTSUP, "%s at offset %llu: refused", verb,
+                                (unsigned long long)offset);
+            return csc_fail_errno(err, "%s at offset %llu", verb, (unsigned long long)offset);
+        }
+        if (moved == 0)
+            return csc_fail(CASCADE_EIO, "%s at offset %llu: end of file", verb,
+                            (unsigned long long)offset);
+        cursor_advance(&cursor, (size_t)moved);
+        offset += (uint64_t)moved;
+    }
+    return 0;
+}
+
+int csc_io_read(csc_io *io, int fd, const struct iovec *vectors, int count, uint64_t offset)
+{
+    return transfer(io->calls.preadv, "reading", fd, vectors, count, offset);
+}
+
+int csc_io_write(csc_io *io, int fd, const struct iovec *vectors, int count, uint64_t offset)
+{
+    return transfer(io->calls.pwritev, "writing", fd, vectors, count, offset);
+}
+
+/* EINTR says that the wait was cut short, not that writing back failed: asking again is honest. Any
+ * other failure is final. */
+static int sync_with(int (*call)(int), int fd)
+{
+    int rc;
+
+    do
+        rc = call(fd);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? csc_fail_errno(errno, "syncing a file") : 0;
+}
+
+int csc_io_datasync(csc_io *io, int fd)
+{
+    count_one(io, COUNT_FSYNC);
+    return sync_with(io->calls.fdatasync, fd);
+}
+
+int csc_io_allocate(csc_io *io, int fd, uint64_t offset, uint64_t bytes)
+{
+    int rc;
+
+    if (bytes > INT64_MAX || offset > INT64_MAX - bytes)
+        return csc_fail(CASCADE_EINVAL, "reserving file space past the largest file");
+    do
+        rc = io->calls.fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
+    while (rc < 0 && errno == EINTR);
+    if (rc == 0)
+        return 0;
+    if (is_refusal(errno))
+        return csc_fail(CASCADE_ENOTSUP, "the file system cannot reserve space");
+    return csc_fail_errno(errno, "reserving %llu bytes of file space", (unsigned long long)bytes);
+}
+
+int csc_io_truncate(csc_io *io, int fd, uint64_t bytes)
+{
+    int rc;
+
+    if (bytes > INT64_MAX)
+        return csc_fail(CASCADE_EINVAL, "truncating past the largest file");
+    count_one(io, COUNT_TRUNCATE);
+    do
+        rc = io->calls.ftruncate(fd, (off_t)bytes);
+    while (rc < 0 && errno == EINTR);
+    return rc < 0 ? csc_fail_errno(errno, "truncating a file") : 0;
+}
+
+int csc_io_size(csc_io *io, int fd, uint64_t *bytes)
+{
+    struct stat info;
+
+    count_one(io, COUNT_STAT);
+    if (io->calls.fstat(fd, &info) < 0)
+        return csc_fail_errno(errno, "asking for a file's size");
+    if (!S_ISREG(info.st_mode))
+        return csc_fail(CASCADE_EFORMAT, "not a regular file");
+    *bytes = (uint64_t)info.st_size;
+    return 0;
+}
+
+int csc_io_link(csc_io *io, const char *from, const char *to)
+{
+    count_one(io, COUNT_CREATE);
+    if (io->calls.link(from, to) == 0)
+        return 0;
+    return errno == EEXIST ? csc_fail(CASCADE_EEXIST, "%s exists already", to)
+                           : csc_fail_errno(errno, "linking %s to %s", from, to);
+}
+
+int csc_io_rename(csc_io *io, const char *from, const char *to)
+{
+    count_one(io, COUNT_RENAME);
+    return io->calls.rename(from, to) < 0 ? csc_fail_errno(errno, "renaming %s to %s", from, to) : 0;
+}
+
+int csc_io_unlink(csc_io *io, const char *path)
+{
+    count_one(io, COUNT_UNLINK);
+    if (io->calls.unlink(path) == 0)
+        return 0;
+    if (errno == ENOENT)
+        return csc_fail(CASCADE_MISS, "%s: no such file", path);
+    return csc_fail_errno(errno, "unlinking %s", path);
+}
+
+int csc_io_mkdir(csc_io *io, const char *path, mode_t mode)
+{
+    count_one(io, COUNT_MKDIR);
+    if (io->calls.mkdir(path, mode) == 0 || errno == EEXIST)
+        return 0;
+    return csc_fail_errno(errno, "making directory %s", path);
+}
+
+int csc_io_sync_directory(csc_io *io, const char *path)
+{
+    int fd;
+    int rc = csc_io_open(io, path, O_RDONLY | O_DIRECTORY, 0, &fd);
+
+    if (rc)
+        return rc;
+    count_one(io, COUNT_FSYNC);
+    rc = sync_with(io->calls.fsync, fd);
+    csc_io_close(io, fd);
+    return rc;
+}
+
+int csc_io_list(csc_io *io, const char *path, int (*visit)(void *context, const char *name),
+                void *context)
+{
+    struct dirent *entry;
+    DIR *directory;
+    int rc = 0;
+
+    count_one(io, COUNT_READDIR);
+    directory = opendir(path);
+    if (!directory) {
+        int err = errno;
+
+        if (err == ENOENT)
+            return csc_fail(CASCADE_MISS, "%s: no such directory", path);
+        return csc_fail_errno(err, "listing %s", path);
+    }
+    for (errno = 0; rc == 0 && (entry = readdir(directory)); errno = 0) {
+        const char *name = entry->d_name;
+
+        if (name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0')))
+            continue;
+        rc = visit(context, name);
+    }
+    if (rc == 0 && errno != 0)
+        rc = csc_fail_errno(errno, "listing %s", path);
+    closedir(directory);
+    return rc;
+}

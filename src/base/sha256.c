@@ -1,0 +1,116 @@
+/* SPDX-License-Identifier: MIT */
+/* The choice of a path, and the OpenSSL path. The lanes are in sha256_lanes.c. */
+#include "base/sha256.h"
+
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/sha256_lanes.h"
+
+#include <openssl/evp.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const path_names[] = {"auto", "openssl", "shani", "avx512"};
+
+static bool digest_by_openssl(EVP_MD_CTX *context, csc_sha256_message *message)
+{
+    if (!EVP_DigestInit_ex(context, EVP_sha256(), NULL))
+        return false;
+    for (size_t i = 0; i < message->piece_count; i++)
+        if (!EVP_DigestUpdate(context, message->pieces[i].data, message->pieces[i].bytes))
+            return false;
+    return EVP_DigestFinal_ex(context, message->digest, NULL);
+}
+
+static void run_openssl(csc_sha256_message *messages, size_t count)
+{
+    EVP_MD_CTX *context = EVP_MD_CTX_new();
+
+    /* OpenSSL fails when memory is short or its configuration has no SHA-256. A wrong digest would merge
+     * different blocks, so there is a path that cannot fail. */
+    for (size_t i = 0; i < count; i++)
+        if (!context || !digest_by_openssl(context, &messages[i]))
+            csc_sha256_run(&csc_sha256_scalar, NULL, &messages[i], 1);
+    EVP_MD_CTX_free(context);
+}
+
+/* CASCADE_SHA256, else the fastest this CPU has. AUTO stays where AVX-512 and SHA-NI work together. */
+static csc_sha256_path choose_path(void)
+{
+    const char *wanted = getenv("CASCADE_SHA256");
+    bool shani = csc_sha256_shani(), avx512 = csc_sha256_avx512();
+
+    if (wanted && strcmp(wanted, "openssl") == 0)
+        return CSC_SHA256_OPENSSL;
+    if (wanted && strcmp(wanted, "shani") == 0 && shani)
+        return CSC_SHA256_SHANI;
+    if (wanted && strcmp(wanted, "avx512") == 0 && avx512)
+        return CSC_SHA256_AVX512;
+    if (wanted && *wanted)
+        csc_log(CSC_LOG_WARNING, "CASCADE_SHA256=%s: not a path that this CPU has; ignored", wanted);
+    if (shani && avx512)
+        return CSC_SHA256_AUTO;
+    return shani ? CSC_SHA256_SHANI : avx512 ? CSC_SHA256_AVX512 : CSC_SHA256_OPENSSL;
+}
+
+static csc_sha256_path chosen_path(void)
+{
+    static atomic_int chosen = -1;
+    int path = atomic_load_explicit(&chosen, memory_order_relaxed);
+
+    if (path < 0) {
+        path = choose_path();
+        atomic_store_explicit(&chosen, path, memory_order_relaxed);
+    }
+    return (csc_sha256_path)path;
+}
+
+int csc_sha256_many_by(csc_sha256_path path, csc_sha256_message *messages, size_t count)
+{
+    const csc_sha256_kernel *shani = csc_sha256_shani(), *avx512 = csc_sha256_avx512();
+
+    switch (path == CSC_SHA256_AUTO ? chosen_path() : path) {
+    case CSC_SHA256_AUTO: /* both are there */
+        csc_sha256_run(count < CSC_SHA256_WIDE_MIN ? shani : avx512, shani, messages, count);
+        return 0;
+    case CSC_SHA256_OPENSSL:
+        run_openssl(messages, count);
+        return 0;
+    case CSC_SHA256_SHANI:
+        if (!shani)
+            break;
+        csc_sha256_run(shani, NULL, messages, count);
+        return 0;
+    case CSC_SHA256_AVX512:
+        if (!avx512)
+            break;
+        csc_sha256_run(avx512, NULL, messages, count);
+        return 0;
+    default:
+        return csc_fail(CASCADE_EINVAL, "SHA-256 path %d does not exist", (int)path);
+    }
+    return csc_fail(CASCADE_ENOTSUP, "this CPU has no SHA-256 path %s", path_names[path]);
+}
+
+void csc_sha256_many(csc_sha256_message *messages, size_t count)
+{
+    csc_sha256_many_by(CSC_SHA256_AUTO, messages, count);
+}
+
+void csc_sha256(const void *data, size_t bytes, uint8_t digest[CSC_SHA256_BYTES])
+{
+    /* The digest only reads; cascade_piece is not const because gets write through it. */
+    cascade_piece piece = {.data = (void *)(uintptr_t)data, .bytes = bytes};
+    csc_sha256_message message = {.pieces = &piece, .piece_count = 1};
+
+    csc_sha256_many(&message, 1);
+    memcpy(digest, message.digest, CSC_SHA256_BYTES);
+}
+
+const char *csc_sha256_path_name(void)
+{
+    csc_sha256_path path = chosen_path();
+
+    return path == CSC_SHA256_AUTO ? "avx512" : path_names[path];
+}
