@@ -42,10 +42,13 @@ void csc_policy_set_capacity(csc_policy *policy, uint32_t capacity_items);
  * next tick are "of the request at hand". */
 void csc_policy_tick(csc_policy *policy);
 
-/** A resident item was used. `tail`: the last block of its request. Ignored if not resident. */
+/** A resident item was used, or a ghost was (read from a lower tier without coming up; it stays a
+ * ghost). `tail`: the last block of its request. Ignored if unknown; a second touch in one tick changes
+ * nothing but may add `tail`. */
 void csc_policy_touch(csc_policy *policy, uint32_t item, bool tail);
 
-/** An item becomes resident (unknown or ghost before). `bytes` > 0 weighs it: hits per byte count.
+/** An item becomes resident (unknown or ghost before; if resident already, as a touch with new bytes).
+ * `bytes` > 0 weighs it: hits per byte count.
  * `shared`: flagged prefix or several references (the published rule looks at it only).
  * Errors: CASCADE_ENOMEM (nothing changed). */
 int csc_policy_insert(csc_policy *policy, uint32_t item, uint64_t bytes, bool tail, bool shared);
@@ -56,14 +59,16 @@ void csc_policy_set_shared(csc_policy *policy, uint32_t item, bool shared);
 /** A resident item left for a lower tier: it becomes a ghost. */
 void csc_policy_evict(csc_policy *policy, uint32_t item);
 
-/** The policy judged a newcomer not worth a victim: it never became resident, but is remembered. */
+/** The policy judged a newcomer not worth a victim: it never became resident, but is remembered. (If it
+ * was inserted already: as csc_policy_evict.) */
 void csc_policy_refuse(csc_policy *policy, uint32_t item, bool tail);
 
-/** An item is gone for good (deleted, dropped, merged); forgets all about it, child count included. */
+/** An item is gone for good (deleted, dropped, merged); forgets all about it, child count included. The
+ * number may then be given to another item. */
 void csc_policy_forget(csc_policy *policy, uint32_t item);
 
-/** The number of resident children of `item` (resident or not) changed by `delta`.
- * Errors: CASCADE_ENOMEM. */
+/** The number of resident children of `item` (resident or not) changed by `delta`; never below 0.
+ * Errors: CASCADE_ENOMEM (nothing changed; never for an item known before). */
 int csc_policy_children(csc_policy *policy, uint32_t item, int delta);
 
 /** Says whether an item may leave now (pins, leases, dirt): false skips it. */
@@ -71,8 +76,9 @@ typedef bool (*csc_policy_filter)(void *context, uint32_t item);
 
 /**
  * The resident leaf that should leave next and passes `filter` (NULL: all pass), not of the request at
- * hand; if no leaf can go, the coldest item of any kind that passes; CSC_POLICY_NONE if none.
- * Changes nothing but the generator's state.
+ * hand; if no leaf can go, the coldest item of any kind that passes; CSC_POLICY_NONE if none: then a
+ * newcomer has to go to the tier below itself. Changes nothing but the generator's state. At most 128
+ * items are looked at while enough of them pass; only if none of those does, as many as it takes.
  */
 uint32_t csc_policy_victim(csc_policy *policy, csc_policy_filter filter, void *context);
 
@@ -82,5 +88,7 @@ bool csc_policy_refuses(const csc_policy *policy, uint32_t victim, uint32_t item
                         bool tail);
 
 uint32_t csc_policy_resident_count(const csc_policy *policy);
+/** At most 16 times the capacity; 0 for policies that do not learn. */
+uint32_t csc_policy_ghost_count(const csc_policy *policy);
 
 #endif
