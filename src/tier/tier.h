@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * What a tier is: a constant table of typed functions. Tiers never know of each other; only src/store
- * knows that several exist. tier_test.c runs the same test against every tier.
+ * knows that several exist. tier_suite.h runs the same test against every tier.
  *
  * A tier stores contents: K and V bytes, one after the other, with the facts needed to find them again.
  * It hands back a place, plain data that means something to that tier alone.
@@ -9,31 +9,11 @@
 #ifndef CSC_TIER_TIER_H
 #define CSC_TIER_TIER_H
 
+#include "format/content.h"
 #include <cascade/cascade.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
-
-/** Where a content lies in its tier. Plain data: may lie in shared memory; all zero means nowhere. */
-typedef struct csc_place {
-    uint32_t words[8];
-} csc_place;
-
-/** A key bound to a content. */
-typedef struct csc_binding {
-    cascade_key key;
-    cascade_key parent; /* all zero without has_parent */
-    bool has_parent;
-    uint64_t sequence; /* of the bind, per writer, never 0 */
-} csc_binding;
-
-/** A content's facts. */
-typedef struct csc_content {
-    uint64_t tenant;
-    uint64_t k_bytes;
-    uint64_t v_bytes;
-    uint8_t digest[32]; /* all zero while it is not known (dram only) */
-} csc_content;
 
 /** One content to store. Everything is borrowed for the call. */
 typedef struct csc_tier_write {

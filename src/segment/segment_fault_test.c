@@ -1,0 +1,441 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One life of a tier, over and over: each time another of its system calls fails, moves less than asked,
+ * or is interrupted, once or from then on. Whatever happens: a write that returned 0 reads back; what a
+ * sync acknowledged is there after reopening; nothing reads as other bytes; nothing crashes or leaks.
+ */
+#include "segment/segment_testing.h"
+
+#include <errno.h>
+#include <limits.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#define MIB ((size_t)1 << 20)
+
+enum { BLOCKS = 12 };
+enum promise { NONE, WRITTEN, DURABLE };
+
+/* Short lives: small ones, aligned or copied, and one that takes several requests. */
+static size_t k_bytes_of(size_t i)
+{
+    return i == 5 ? 4 * MIB + 7 : i % 3 == 0 ? 4096 * (i + 1) : 3001 * i;
+}
+
+static enum promise promises[BLOCKS];
+static csc_place places[BLOCKS];
+static bool lenient; /* reads may fail too */
+
+static int setup(void **state)
+{
+    (void)state;
+    testing_directory();
+    testing_fault = (testing_faults){0};
+    return csc_io_create(&testing_calls, &testing_io);
+}
+
+static int teardown(void **state)
+{
+    (void)state;
+    csc_io_destroy(&testing_io);
+    testing_remove();
+    return 0;
+}
+
+static void write_block(csc_tier *tier, size_t i)
+{
+    int rc = testing_write(tier, i, k_bytes_of(i), i, 1, &places[i]);
+
+    if (rc == 0) {
+        promises[i] = WRITTEN;
+        return;
+    }
+    assert_true(rc == CASCADE_EIO || rc == CASCADE_ENOSPC || rc == CASCADE_EACCES ||
+                rc == CASCADE_ENOMEM);
+    assert_int_equal(places[i].words[3], 0);
+    assert_true(testing_fault.met);
+}
+
+/* A good sync makes what was written durable; a failed one takes every promise since the last back. */
+static void after_sync(int rc)
+{
+    if (rc != 0)
+        assert_true(testing_fault.met);
+    for (size_t i = 0; i < BLOCKS; i++)
+        if (promises[i] == WRITTEN)
+            promises[i] = rc == 0 ? DURABLE : NONE;
+}
+
+static void read_all(csc_tier *tier)
+{
+    for (size_t i = 0; i < BLOCKS; i++) {
+        int rc;
+
+        if (promises[i] == NONE)
+            continue;
+        rc = testing_read(tier, &places[i], i, k_bytes_of(i), i);
+        assert_int_not_equal(rc, -1000);
+        assert_int_not_equal(rc, CASCADE_ECORRUPT);
+        if (!lenient || !testing_fault.met)
+            assert_int_equal(rc, 0);
+    }
+}
+
+static void live(csc_tier *tier)
+{
+    csc_log_entry entry = {.is_delete = true, .binding = testing_binding(77, 0)};
+    uint32_t segment;
+    size_t i = 0;
+
+    for (; i < 4; i++)
+        write_block(tier, i);
+    after_sync(tier->ops->sync(tier));
+    for (; i < 8; i++)
+        write_block(tier, i);
+    csc_segment_log(tier, &entry, 1, &segment);
+    read_all(tier);
+    after_sync(tier->ops->sync(tier));
+    for (; i < 10; i++)
+        write_block(tier, i);
+    after_sync(csc_segment_seal(tier));
+    for (; i < BLOCKS; i++)
+        write_block(tier, i);
+    read_all(tier);
+    after_sync(tier->ops->sync(tier));
+}
+
+/* What was promised must be there for the next handle, on a machine that works again. */
+static void check_after(void)
+{
+    csc_tier *tier;
+
+    testing_fault = (testing_faults){.at = INT_MAX};
+    tier = testing_open_default();
+    for (size_t i = 0; i < BLOCKS; i++) {
+        const testing_block *block = testing_find(i, k_bytes_of(i), i);
+        int rc;
+
+        if (promises[i] == DURABLE)
+            assert_non_null(block);
+        if (!block)
+            continue;
+        rc = testing_read(tier, &block->place, i, k_bytes_of(i), i);
+        assert_true(rc == 0 || (promises[i] != DURABLE && rc == CASCADE_ECORRUPT));
+    }
+    for (size_t i = 0; i < BLOCKS; i++)
+        assert_int_equal(testing_write(tier, i + 100, 5000, 0, 1, &places[0]), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+}
+
+/* One life with one fault; false: it ended before the fault was met. */
+static bool live_once(testing_faults fault)
+{
+    csc_tier *tier = NULL;
+    bool met;
+    int rc;
+
+    setup(NULL);
+    memset(promises, 0, sizeof promises);
+    testing_fault = fault;
+    rc = testing_open((csc_segment_options){.segment_bytes = 5 * MIB}, &tier);
+    if (rc == 0) {
+        live(tier);
+        tier->ops->close(&tier);
+    } else {
+        assert_true(testing_fault.met);
+        assert_null(tier);
+    }
+    met = testing_fault.met;
+    check_after();
+    teardown(NULL);
+    return met;
+}
+
+static void each_call(testing_faults fault)
+{
+    int at = 1;
+
+    for (;; at++) {
+        fault.at = at;
+        if (!live_once(fault))
+            break;
+        assert_true(at < 1000);
+    }
+    assert_true(at > 3);
+}
+
+static void io_error_once(void **state)
+{
+    (void)state;
+    lenient = true;
+    each_call((testing_faults){.err = EIO});
+}
+
+static void io_error_lasting(void **state)
+{
+    (void)state;
+    lenient = true;
+    each_call((testing_faults){.err = EIO, .lasting = true});
+}
+
+static void no_space_once(void **state)
+{
+    (void)state;
+    lenient = true;
+    each_call((testing_faults){.err = ENOSPC});
+}
+
+static void no_space_lasting(void **state)
+{
+    (void)state;
+    lenient = true;
+    each_call((testing_faults){.err = ENOSPC, .lasting = true});
+}
+
+static void failing_sync(void **state)
+{
+    (void)state;
+    lenient = false;
+    each_call((testing_faults){.err = EIO, .only_sync = true});
+    each_call((testing_faults){.err = EIO, .only_sync = true, .lasting = true});
+}
+
+/* Neither of these is an error: everything must work as ever. */
+static void assert_harmless(testing_faults fault)
+{
+    lenient = false;
+    for (fault.at = 1; fault.at < 60; fault.at++) {
+        csc_tier *tier = NULL;
+
+        setup(NULL);
+        memset(promises, 0, sizeof promises);
+        testing_fault = fault;
+        assert_int_equal(testing_open((csc_segment_options){.segment_bytes = 5 * MIB}, &tier), 0);
+        live(tier);
+        tier->ops->close(&tier);
+        for (size_t i = 0; i < BLOCKS; i++)
+            assert_int_equal(promises[i], DURABLE);
+        check_after();
+        teardown(NULL);
+    }
+}
+
+static void interrupted_calls(void **state)
+{
+    (void)state;
+    assert_harmless((testing_faults){.err = EINTR});
+}
+
+static void short_transfers(void **state)
+{
+    (void)state;
+    assert_harmless((testing_faults){.err = 0});
+}
+
+/* A failed sync is told once, even if sealing met it, and what is written afterwards is good again. */
+static int ignore_block(void *context, uint32_t segment, const csc_content *content,
+                        const csc_binding *bindings, size_t binding_count, const csc_place *place)
+{
+    (void)context, (void)segment, (void)content, (void)bindings, (void)binding_count, (void)place;
+    return 0;
+}
+
+static int ignore_log(void *context, uint32_t segment, const csc_log_entry *entry)
+{
+    (void)context, (void)segment, (void)entry;
+    return 0;
+}
+
+static void a_failed_sync_is_told_once(void **state)
+{
+    csc_tier *tier;
+    csc_place place;
+
+    (void)state;
+    setup(NULL);
+    tier = testing_open_default();
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 1, .err = EIO, .only_sync = true};
+    assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(testing_write(tier, 2, 5000, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_of(&place), 1); /* not into the segment that failed */
+    assert_int_equal(tier->ops->sync(tier), 0);
+    testing_fault = (testing_faults){.at = 1, .err = EIO, .only_sync = true};
+    assert_int_equal(testing_write(tier, 3, 5000, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), CASCADE_EIO);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    tier->ops->close(&tier);
+    teardown(NULL);
+}
+
+/* A killed writer leaves records that no sync has reached; an open that tells of them makes them
+ * durable. */
+static void an_open_syncs_what_it_finds(void **state)
+{
+    csc_segment_visitor visitor = {.block = ignore_block, .log = ignore_log};
+    csc_segment_options options;
+    csc_tier *tier;
+    csc_place place;
+
+    (void)state;
+    setup(NULL);
+    tier = testing_open_default();
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    tier->ops->close(&tier);
+    options = (csc_segment_options){.io = testing_io, .directory = testing_directory_used()};
+    for (int at = 1; at <= 2; at++) {
+        testing_fault = (testing_faults){.at = at, .err = EIO, .only_sync = true};
+        assert_int_equal(csc_segment_open(&options, &visitor, &tier), CASCADE_EIO);
+        assert_true(testing_fault.met);
+    }
+    testing_fault = (testing_faults){0};
+    tier = testing_open_default();
+    assert_int_equal(testing_seen.block_count, 1);
+    tier->ops->close(&tier);
+    teardown(NULL);
+}
+
+/* A full disk fails the write, harms nothing, leaves no files behind, and is over when there is room. */
+static void full_disk_is_survived(void **state)
+{
+    csc_tier *tier;
+    csc_place place;
+    csc_place other;
+
+    (void)state;
+    setup(NULL);
+    tier = testing_open_default();
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .lasting = true, .only_growth = true};
+    for (uint64_t i = 0; i < 20; i++)
+        assert_int_equal(testing_write(tier, 10 + i, 17 * MIB, 0, 1, &other), CASCADE_ENOSPC);
+    testing_fault = (testing_faults){0};
+    assert_int_equal(testing_file_count(), 1);
+    assert_int_equal(testing_read(tier, &place, 1, 5000, 0), 0);
+    assert_int_equal(testing_write(tier, 2, 17 * MIB, 0, 1, &other), 0);
+    assert_int_equal(testing_read(tier, &other, 2, 17 * MIB, 0), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+    tier = testing_open_default();
+    assert_int_equal(testing_seen.block_count, 2);
+    tier->ops->close(&tier);
+    teardown(NULL);
+}
+
+static uint64_t file_bytes(void)
+{
+    char path[300];
+    struct stat info;
+
+    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
+    assert_int_equal(stat(path, &info), 0);
+    return (uint64_t)info.st_size;
+}
+
+/* A segment whose first page cannot be written is not left lying about. */
+static void no_room_for_a_segment(void **state)
+{
+    csc_tier *tier;
+    csc_place place;
+
+    (void)state;
+    setup(NULL);
+    tier = testing_open_default();
+    testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .only_growth = true};
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_ENOSPC);
+    assert_int_equal(testing_file_count(), 0);
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(testing_file_count(), 1);
+    tier->ops->close(&tier);
+    teardown(NULL);
+}
+
+/* Writes `count` blocks of 5000 bytes in one call, so that they share a request. */
+static int write_batch(csc_tier *tier, uint64_t seed, csc_tier_write *writes, size_t count)
+{
+    uint8_t *memory = malloc(count * 5000);
+    cascade_piece pieces[8];
+    csc_binding binding = testing_binding(seed, 0);
+    int rc;
+
+    for (size_t i = 0; i < count; i++) {
+        csc_tier_suite_fill(memory + i * 5000, 5000, seed + i);
+        pieces[i] = (cascade_piece){memory + i * 5000, 5000};
+        writes[i] = (csc_tier_write){.content = csc_tier_suite_content(seed + i, 5000, 0),
+                                     .bindings = &binding,
+                                     .binding_count = 1,
+                                     .pieces = &pieces[i],
+                                     .piece_count = 1,
+                                     .place = {{1, 1, 1, 1}}};
+    }
+    rc = tier->ops->write(tier, writes, count);
+    free(memory);
+    return rc;
+}
+
+/* Of failed writes neither bytes nor index entries stay, and the segment goes on to be used. */
+static void failed_writes_leave_nothing(void **state)
+{
+    csc_tier_write writes[8];
+    csc_tier *tier;
+    csc_segment_info info;
+    size_t count = 1;
+    csc_place place;
+    uint64_t before;
+
+    (void)state;
+    setup(NULL);
+    tier = testing_open_default();
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    before = file_bytes();
+    testing_fault = (testing_faults){.at = 2, .err = ENOSPC, .only_growth = true};
+    assert_int_equal(testing_write(tier, 2, 17 * MIB, 0, 1, &place), CASCADE_ENOSPC);
+    assert_int_equal(file_bytes(), before);
+    testing_fault = (testing_faults){.at = 2, .err = ENOSPC, .only_growth = true};
+    assert_int_equal(write_batch(tier, 10, writes, 8), CASCADE_ENOSPC); /* after reserving */
+    for (size_t i = 0; i < 8; i++) {
+        assert_int_equal(writes[i].status, CASCADE_ENOSPC);
+        assert_int_equal(writes[i].place.words[3], 0);
+    }
+    assert_int_equal(write_batch(tier, 20, writes, 8), 0);
+    for (size_t i = 0; i < 8; i++)
+        assert_int_equal(testing_read(tier, &writes[i].place, 20 + i, 5000, 0), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+    assert_int_equal(testing_file_count(), 1);
+    tier = testing_open_default();
+    assert_int_equal(testing_seen.block_count, 9);
+    csc_segment_list(tier, &info, &count);
+    assert_true(info.sealed); /* and so the index is right */
+    tier->ops->close(&tier);
+    teardown(NULL);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(io_error_once),
+        cmocka_unit_test(io_error_lasting),
+        cmocka_unit_test(no_space_once),
+        cmocka_unit_test(no_space_lasting),
+        cmocka_unit_test(failing_sync),
+        cmocka_unit_test(interrupted_calls),
+        cmocka_unit_test(short_transfers),
+        cmocka_unit_test(a_failed_sync_is_told_once),
+        cmocka_unit_test(an_open_syncs_what_it_finds),
+        cmocka_unit_test(full_disk_is_survived),
+        cmocka_unit_test(no_room_for_a_segment),
+        cmocka_unit_test(failed_writes_leave_nothing),
+    };
+
+    setenv("CASCADE_LOG", "none", 0); /* the errors are meant */
+    return cmocka_run_group_tests_name("segment_fault", tests, NULL, NULL);
+}

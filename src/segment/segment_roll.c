@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The life of the open segment: started, filled, synced, sealed; or given up when its file fails.
+ *
+ * A failed write must leave no torn record between good ones, because a scan stops at the first record
+ * that is not whole. So the file is cut back to the last good record, and if even that fails nothing
+ * more is appended to it.
+ *
+ * A failed sync is final: the kernel may have dropped the pages and will report success the next time.
+ * The segment is given up, `lost` is set, and the next csc_segment_sync fails once, which tells the
+ * store that everything written since the last good sync has to be written again.
+ */
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mark.h"
+#include "segment/segment_internal.h"
+
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <time.h>
+
+static int random_bytes(void *to, size_t bytes)
+{
+    return getrandom(to, bytes, 0) == (ssize_t)bytes
+               ? 0
+               : csc_fail(CASCADE_EIO, "the system gives no random bytes");
+}
+
+void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes)
+{
+    pthread_mutex_lock(&t->lock);
+    t->writer.item->bytes = bytes;
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void set_state(csc_segment_tier *t, csc_segment_state state, uint64_t bytes)
+{
+    pthread_mutex_lock(&t->lock);
+    t->writer.item->state = state;
+    t->writer.item->bytes = bytes;
+    pthread_mutex_unlock(&t->lock);
+}
+
+/* Ends the handle's interest in writing the open segment. */
+static void close_open(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+
+    csc_io_close(t->io, w->fd);
+    w->item = NULL;
+    w->dirty = false;
+    w->entry_count = 0;
+    w->big_count = 0;
+}
+
+/* Leaves the open segment as it is, without an index. */
+static void abandon(csc_segment_tier *t)
+{
+    char name[CSC_SEGFMT_NAME_BYTES];
+
+    csc_segfmt_name_format(t->rank, t->writer.number, name);
+    csc_log(CSC_LOG_ERROR, "%s is given up: %s", name, csc_fail_text());
+    set_state(t, CSC_SEGMENT_UNSEALED, t->writer.position);
+    close_open(t);
+}
+
+static int sync_open(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+
+    if (!w->item || !w->dirty)
+        return 0;
+    if (csc_io_datasync(t->io, w->fd)) {
+        w->lost = true;
+        abandon(t);
+        return CASCADE_EIO;
+    }
+    w->dirty = false;
+    return 0;
+}
+
+int csc_segment_sync(csc_tier *tier)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    csc_segment_writer *w = &t->writer;
+    int rc = sync_open(t);
+
+    /* The name of a new file must be as durable as its bytes, and a removal must not come undone. */
+    if (w->directory_dirty) {
+        if (csc_io_sync_directory(t->io, t->directory)) {
+            w->lost = true;
+            rc = CASCADE_EIO;
+            if (w->item)
+                abandon(t);
+        } else {
+            w->directory_dirty = false;
+        }
+    }
+    if (w->lost && rc == 0)
+        rc = csc_fail(CASCADE_EIO, "a sync has failed: what was written since the last good one is not "
+                                   "durable");
+    w->lost = false;
+    return rc;
+}
+
+/* ---- starting ------------------------------------------------------------------------------------- */
+
+/* Direct I/O is asked for by a second open: where it is refused, open(O_CREAT | O_DIRECT) fails but
+ * leaves the file behind. */
+static void go_direct(csc_segment_tier *t, const char *path)
+{
+    csc_segment_writer *w = &t->writer;
+    int fd;
+    int rc;
+
+    w->direct = false;
+    if (!atomic_load(&t->direct))
+        return;
+    rc = csc_io_open(t->io, path, O_RDWR | O_DIRECT, 0, &fd);
+    if (rc == 0) {
+        csc_io_close(t->io, w->fd);
+        w->fd = fd;
+        w->direct = true;
+    } else if (rc == CASCADE_ENOTSUP) {
+        atomic_store(&t->direct, false);
+    }
+}
+
+/* Makes the file with the next free number. */
+static int claim_number(csc_segment_tier *t, char path[CSC_SEGMENT_PATH_BYTES])
+{
+    csc_segment_writer *w = &t->writer;
+    int rc;
+
+    do {
+        if (w->next_number == UINT32_MAX)
+            return csc_fail(CASCADE_ENOSPC, "all segment numbers of rank %u are used", t->rank);
+        w->number = w->next_number++;
+        csc_segment_path(t, t->rank, w->number, path);
+        rc = csc_io_open(t->io, path, O_RDWR | O_CREAT | O_EXCL, 0600, &w->fd);
+    } while (rc == CASCADE_EEXIST);
+    if (rc == CASCADE_MISS)
+        return csc_fail(CASCADE_EIO, "the store's directory %s is gone", t->directory);
+    return rc;
+}
+
+static int write_header(csc_segment_tier *t, uint64_t generation)
+{
+    csc_segfmt_header *header = (void *)t->writer.stage;
+    struct iovec vector = {header, sizeof *header};
+    struct timespec now;
+
+    clock_gettime(CLOCK_REALTIME, &now);
+    memset(header, 0, sizeof *header);
+    memcpy(header->writer, t->writer.id, sizeof header->writer);
+    header->rank = t->rank;
+    header->number = t->writer.number;
+    header->generation = generation;
+    header->created_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+    csc_segfmt_header_seal(header);
+    return csc_segment_put(t, &vector, 1, 0);
+}
+
+static int start(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+    csc_segment_item facts = {
+        .rank = t->rank, .bytes = CSC_SEGFMT_PAGE_BYTES, .state = CSC_SEGMENT_OPEN};
+    char path[CSC_SEGMENT_PATH_BYTES];
+    int rc;
+
+    if (!w->stage && !(w->stage = csc_segment_alloc(CSC_SEGMENT_STAGE_BYTES)))
+        return CASCADE_ENOMEM;
+    rc = random_bytes(&facts.generation, sizeof facts.generation);
+    if (rc == 0)
+        rc = claim_number(t, path);
+    if (rc)
+        return rc;
+    csc_mark("segment: created");
+    facts.number = w->number;
+    w->directory_dirty = true;
+    go_direct(t, path);
+    rc = write_header(t, facts.generation);
+    csc_mark("segment: begun");
+    if (rc == 0)
+        rc = csc_segment_add(t, &facts, &w->index);
+    if (rc) {
+        /* Nothing is in it, and nobody else may write to it: it can go. */
+        csc_io_close(t->io, w->fd);
+        csc_io_unlink(t->io, path);
+        return rc;
+    }
+    pthread_mutex_lock(&t->lock);
+    w->item = t->items[w->index];
+    pthread_mutex_unlock(&t->lock);
+    w->position = CSC_SEGFMT_PAGE_BYTES;
+    w->reserved_bytes = w->position;
+    w->can_reserve = true;
+    w->entry_count = 0;
+    w->big_count = 0;
+    w->dirty = true;
+    return 0;
+}
+
+/* ---- room ----------------------------------------------------------------------------------------- */
+
+static uint64_t min_u64(uint64_t a, uint64_t b)
+{
+    return a < b ? a : b;
+}
+
+/* Reserves file space up to `end` and, if there is more, somewhat ahead. A full disk is noticed here,
+ * before anything was written. */
+static int reserve(csc_segment_tier *t, uint64_t end)
+{
+    csc_segment_writer *w = &t->writer;
+    uint64_t ahead = min_u64(w->reserved_bytes + CSC_SEGMENT_RESERVE_BYTES, t->segment_bytes);
+    int rc = CASCADE_ENOSPC;
+
+    if (!w->can_reserve || end <= w->reserved_bytes)
+        return 0;
+    if (ahead > end)
+        rc = csc_io_allocate(t->io, w->fd, w->reserved_bytes, ahead - w->reserved_bytes);
+    if (rc == CASCADE_ENOSPC) {
+        ahead = end;
+        rc = csc_io_allocate(t->io, w->fd, w->reserved_bytes, ahead - w->reserved_bytes);
+    }
+    if (rc == 0)
+        w->reserved_bytes = ahead;
+    else if (rc != CASCADE_ENOSPC)
+        w->can_reserve = false; /* cannot, or will not: the write itself decides */
+    return rc == CASCADE_ENOSPC ? rc : 0;
+}
+
+static int make_entry_room(csc_segment_writer *w, size_t count)
+{
+    size_t room = w->entry_room ? w->entry_room : 256;
+    csc_segfmt_index_entry *entries;
+
+    while (room < w->entry_count + count)
+        room *= 2;
+    if (room == w->entry_room)
+        return 0;
+    entries = realloc(w->entries, room * sizeof *entries);
+    if (!entries)
+        return csc_fail(CASCADE_ENOMEM, "no memory for a segment index of %zu entries", room);
+    w->entries = entries;
+    w->entry_room = room;
+    return 0;
+}
+
+bool csc_segment_must_roll(const csc_segment_tier *t, uint64_t record_bytes, size_t entry_count)
+{
+    const csc_segment_writer *w = &t->writer;
+
+    return w->item && w->position > CSC_SEGFMT_PAGE_BYTES &&
+           (w->big_count >= t->blocks_max ||
+            w->position + record_bytes + csc_segfmt_footer_bytes(w->entry_count + entry_count) >
+                t->segment_bytes);
+}
+
+int csc_segment_prepare(csc_segment_tier *t, uint64_t record_bytes, size_t entry_count)
+{
+    int rc = 0;
+
+    if (csc_segment_must_roll(t, record_bytes, entry_count))
+        rc = csc_segment_seal_open(t);
+    /* No room for the index: no room for anything. Other failures were the old segment's. */
+    if (rc == CASCADE_ENOSPC || rc == CASCADE_ENOMEM)
+        return rc;
+    if (!t->writer.item) {
+        rc = start(t);
+        if (rc)
+            return rc;
+    }
+    rc = make_entry_room(&t->writer, entry_count);
+    return rc ? rc : reserve(t, t->writer.position + record_bytes);
+}
+
+/* ---- writing -------------------------------------------------------------------------------------- */
+
+static int go_buffered(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+    char path[CSC_SEGMENT_PATH_BYTES];
+    int fd;
+    int rc;
+
+    csc_log(CSC_LOG_INFO, "direct writes are refused; going on with buffered ones");
+    csc_segment_path(t, t->rank, w->number, path);
+    rc = csc_io_open(t->io, path, O_RDWR, 0, &fd);
+    if (rc)
+        return rc;
+    csc_io_close(t->io, w->fd);
+    w->fd = fd;
+    w->direct = false;
+    atomic_store(&t->direct, false);
+    return 0;
+}
+
+int csc_segment_put(csc_segment_tier *t, const struct iovec *vectors, int count, uint64_t offset)
+{
+    csc_segment_writer *w = &t->writer;
+    uint64_t bytes = 0;
+    int rc = csc_io_write(t->io, w->fd, vectors, count, offset);
+
+    if (rc == CASCADE_ENOTSUP && w->direct) {
+        rc = go_buffered(t);
+        if (rc == 0)
+            rc = csc_io_write(t->io, w->fd, vectors, count, offset);
+    }
+    if (rc)
+        return rc == CASCADE_ENOTSUP || rc == CASCADE_MISS ? CASCADE_EIO : rc;
+    for (int i = 0; i < count; i++)
+        bytes += vectors[i].iov_len;
+    atomic_fetch_add(&t->written_bytes, bytes);
+    return 0;
+}
+
+void csc_segment_recover(csc_segment_tier *t, int code)
+{
+    csc_segment_writer *w = &t->writer;
+
+    if (csc_io_truncate(t->io, w->fd, w->position) == 0) {
+        w->reserved_bytes = w->position;
+        w->dirty = true;
+        if (code == CASCADE_ENOSPC || code == CASCADE_ENOMEM)
+            return;
+    }
+    if (sync_open(t) == 0)
+        abandon(t);
+}
+
+/* ---- sealing -------------------------------------------------------------------------------------- */
+
+static int write_footer(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+    uint64_t bytes = csc_segfmt_footer_bytes(w->entry_count);
+    size_t index_bytes = w->entry_count * sizeof *w->entries;
+    uint8_t *footer = csc_segment_alloc(bytes);
+    csc_segfmt_trailer *trailer;
+    struct iovec vector = {footer, bytes};
+    int rc;
+
+    if (!footer)
+        return CASCADE_ENOMEM;
+    qsort(w->entries, w->entry_count, sizeof *w->entries, csc_segfmt_index_compare);
+    memcpy(footer, w->entries, index_bytes);
+    memset(footer + index_bytes, 0, bytes - index_bytes);
+    trailer = (void *)(footer + bytes - sizeof *trailer);
+    trailer->generation = w->item->generation;
+    trailer->index_offset = w->position;
+    trailer->index_count = w->entry_count;
+    csc_segfmt_trailer_seal(trailer, w->entries);
+    rc = reserve(t, w->position + bytes);
+    if (rc == 0) {
+        rc = csc_segment_put(t, &vector, 1, w->position);
+        if (rc)
+            csc_segment_recover(t, rc);
+    }
+    free(footer);
+    return rc;
+}
+
+/* Nothing was ever written to it: no file is better than an empty one. */
+static int discard_empty(csc_segment_tier *t)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+    csc_segment_item *item = t->writer.item;
+    int rc;
+
+    csc_segment_path(t, item->rank, item->number, path);
+    close_open(t);
+    csc_segment_set_removed(t, item);
+    rc = csc_io_unlink(t->io, path);
+    t->writer.directory_dirty = true;
+    return rc == CASCADE_MISS ? 0 : rc;
+}
+
+int csc_segment_seal_open(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+    uint64_t end;
+    int rc;
+
+    if (!w->item)
+        return 0;
+    if (w->position == CSC_SEGFMT_PAGE_BYTES)
+        return discard_empty(t);
+    end = w->position + csc_segfmt_footer_bytes(w->entry_count);
+    /* The index speaks for the records, so they are made durable before it. */
+    rc = sync_open(t);
+    csc_mark("seal: records synced");
+    if (rc == 0)
+        rc = write_footer(t);
+    csc_mark("seal: index written");
+    if (rc)
+        return rc;
+    if (w->reserved_bytes > end)
+        csc_io_truncate(t->io, w->fd, end); /* what was reserved in vain; only space if it fails */
+    if (csc_io_datasync(t->io, w->fd)) {
+        /* The records are durable; whether the index is, the next open will see. */
+        abandon(t);
+        return CASCADE_EIO;
+    }
+    csc_mark("seal: index synced");
+    set_state(t, CSC_SEGMENT_SEALED, end);
+    close_open(t);
+    return 0;
+}
+
+int csc_segment_seal(csc_tier *tier)
+{
+    int rc = csc_segment_seal_open(csc_segment_tier_of(tier));
+    int sync_rc = csc_segment_sync(tier);
+
+    return rc ? rc : sync_rc;
+}

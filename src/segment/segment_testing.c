@@ -1,0 +1,339 @@
+/* SPDX-License-Identifier: MIT */
+#include "segment/segment_testing.h"
+
+#include "format/segment_format.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+csc_io *testing_io;
+testing_found testing_seen;
+testing_faults testing_fault;
+
+static char directory[256];
+
+void testing_directory(void)
+{
+    const char *base = getenv("TMPDIR");
+
+    snprintf(directory, sizeof directory, "%s/segment_test.XXXXXX", base ? base : "/tmp");
+    assert_non_null(mkdtemp(directory));
+}
+
+const char *testing_directory_used(void)
+{
+    return directory;
+}
+
+void testing_remove(void)
+{
+    struct dirent *entry;
+    DIR *folder = opendir(directory);
+
+    assert_non_null(folder);
+    while ((entry = readdir(folder)))
+        if (entry->d_name[0] != '.')
+            assert_int_equal(
+                unlinkat(dirfd(folder), entry->d_name, entry->d_type == DT_DIR ? AT_REMOVEDIR : 0), 0);
+    closedir(folder);
+    assert_int_equal(rmdir(directory), 0);
+}
+
+size_t testing_file_count(void)
+{
+    struct dirent *entry;
+    DIR *folder = opendir(directory);
+    size_t count = 0;
+    uint32_t rank;
+    uint32_t number;
+
+    assert_non_null(folder);
+    while ((entry = readdir(folder)))
+        count += csc_segfmt_name_parse(entry->d_name, &rank, &number);
+    closedir(folder);
+    return count;
+}
+
+/* ---- what an open finds --------------------------------------------------------------------------- */
+
+static int see_block(void *context, uint32_t segment, const csc_content *content,
+                     const csc_binding *bindings, size_t binding_count, const csc_place *place)
+{
+    testing_found *found = context;
+    testing_block *block = &found->blocks[found->block_count];
+
+    assert_true(found->block_count < TESTING_FOUND_MAX);
+    assert_int_equal(csc_segment_of(place), segment);
+    *block = (testing_block){.segment = segment, .content = *content, .place = *place};
+    block->binding_count = binding_count;
+    for (size_t i = 0; i < binding_count && i < 3; i++)
+        block->bindings[i] = bindings[i];
+    found->block_count++;
+    return 0;
+}
+
+static int see_log(void *context, uint32_t segment, const csc_log_entry *entry)
+{
+    testing_found *found = context;
+
+    (void)segment;
+    assert_true(found->log_count < TESTING_FOUND_MAX);
+    found->logs[found->log_count++] = *entry;
+    return 0;
+}
+
+int testing_open(csc_segment_options options, csc_tier **tier)
+{
+    const csc_segment_visitor visitor = {&testing_seen, see_block, see_log};
+
+    testing_seen.block_count = testing_seen.log_count = 0;
+    options.io = testing_io;
+    options.directory = directory;
+    return csc_segment_open(&options, &visitor, tier);
+}
+
+csc_tier *testing_open_default(void)
+{
+    csc_tier *tier = NULL;
+
+    assert_int_equal(testing_open((csc_segment_options){0}, &tier), 0);
+    return tier;
+}
+
+const testing_block *testing_find(uint64_t seed, size_t k_bytes, size_t v_bytes)
+{
+    csc_content content = csc_tier_suite_content(seed, k_bytes, v_bytes);
+
+    for (size_t i = 0; i < testing_seen.block_count; i++)
+        if (memcmp(testing_seen.blocks[i].content.digest, content.digest, sizeof content.digest) == 0)
+            return &testing_seen.blocks[i];
+    return NULL;
+}
+
+/* ---- blocks --------------------------------------------------------------------------------------- */
+
+csc_binding testing_binding(uint64_t seed, size_t which)
+{
+    csc_binding binding = {.has_parent = which % 2 == 1, .sequence = seed * 100 + which + 1};
+
+    csc_tier_suite_fill(binding.key.bytes, sizeof binding.key.bytes, seed * 3000 + which);
+    if (binding.has_parent)
+        csc_tier_suite_fill(binding.parent.bytes, sizeof binding.parent.bytes, seed * 3000 + which - 1);
+    return binding;
+}
+
+static uint8_t *page_memory(size_t bytes)
+{
+    void *memory = NULL;
+
+    assert_int_equal(posix_memalign(&memory, 4096, bytes + 1), 0);
+    return memory;
+}
+
+int testing_write(csc_tier *tier, uint64_t seed, size_t k_bytes, size_t v_bytes, size_t binding_count,
+                  csc_place *place)
+{
+    uint8_t *memory = page_memory(k_bytes + v_bytes);
+    csc_binding *bindings = calloc(binding_count + 1, sizeof *bindings);
+    const cascade_piece pieces[2] = {{memory, k_bytes}, {memory + k_bytes, v_bytes}};
+    csc_tier_write write = {.content = csc_tier_suite_content(seed, k_bytes, v_bytes),
+                            .bindings = bindings,
+                            .binding_count = binding_count,
+                            .pieces = pieces,
+                            .piece_count = 2};
+    int rc;
+
+    csc_tier_suite_fill(memory, k_bytes + v_bytes, seed);
+    for (size_t i = 0; i < binding_count; i++)
+        bindings[i] = testing_binding(seed, i);
+    rc = tier->ops->write(tier, &write, 1);
+    assert_int_equal(rc, write.status);
+    *place = write.place;
+    free(bindings);
+    free(memory);
+    return write.status;
+}
+
+int testing_read(csc_tier *tier, const csc_place *place, uint64_t seed, size_t k_bytes, size_t v_bytes)
+{
+    size_t bytes = k_bytes + v_bytes;
+    uint8_t *memory = page_memory(bytes);
+    uint8_t *expected = page_memory(bytes);
+    const cascade_piece piece = {memory, bytes};
+    csc_content content = csc_tier_suite_content(seed, k_bytes, v_bytes);
+    int rc = tier->ops->read(tier, place, &content, 0, &piece, 1);
+
+    csc_tier_suite_fill(expected, bytes, seed);
+    if (rc == 0 && memcmp(memory, expected, bytes) != 0)
+        rc = -1000;
+    free(memory);
+    free(expected);
+    return rc;
+}
+
+/* ---- calls that fail ------------------------------------------------------------------------------ */
+
+enum kind { OTHER, SYNC, GROWTH };
+
+/* Counts a call; true: it fails, errno is set. */
+static bool fails(enum kind kind)
+{
+    testing_faults *f = &testing_fault;
+
+    if (f->at == 0 || (f->only_sync && kind != SYNC) || (f->only_growth && kind != GROWTH))
+        return false;
+    f->calls++;
+    if (f->err == 0 || f->calls < f->at || (f->calls > f->at && !f->lasting))
+        return false;
+    f->met = true;
+    errno = f->err;
+    return true;
+}
+
+static bool is_direct(int fd)
+{
+    return fcntl(fd, F_GETFL) & O_DIRECT;
+}
+
+/* Direct transfers must be of whole pages, whatever this file system would put up with. */
+static void check_alignment(int fd, const struct iovec *vectors, int count, off_t offset)
+{
+    if (!is_direct(fd))
+        return;
+    assert_int_equal(offset % 4096, 0);
+    for (int i = 0; i < count; i++) {
+        assert_int_equal((uintptr_t)vectors[i].iov_base % 4096, 0);
+        assert_int_equal(vectors[i].iov_len % 4096, 0);
+    }
+}
+
+/* The `at`-th transfer that is longer than a page moves a page less (a whole page stays aligned). */
+static int shorten(struct iovec *to, const struct iovec *vectors, int count)
+{
+    testing_faults *f = &testing_fault;
+
+    memcpy(to, vectors, (size_t)count * sizeof *to);
+    if (f->at == 0 || f->err != 0 || f->calls != f->at)
+        return count;
+    f->met = true;
+    if (to[count - 1].iov_len > 4096)
+        to[count - 1].iov_len = (to[count - 1].iov_len - 1) / 4096 * 4096;
+    else if (count > 1)
+        count--;
+    return count;
+}
+
+static ssize_t faulty_transfer(ssize_t (*call)(int, const struct iovec *, int, off_t), int fd,
+                               const struct iovec *vectors, int count, off_t offset)
+{
+    struct iovec window[1024];
+
+    check_alignment(fd, vectors, count, offset);
+    if (fails(call == pwritev ? GROWTH : OTHER))
+        return -1;
+    if (testing_fault.refuse_direct && is_direct(fd)) {
+        errno = EINVAL;
+        return -1;
+    }
+    count = shorten(window, vectors, count);
+    return call(fd, window, count, offset);
+}
+
+static ssize_t faulty_preadv(int fd, const struct iovec *vectors, int count, off_t offset)
+{
+    return faulty_transfer(preadv, fd, vectors, count, offset);
+}
+
+static ssize_t faulty_pwritev(int fd, const struct iovec *vectors, int count, off_t offset)
+{
+    ssize_t bytes = 0;
+
+    if (!testing_fault.discard)
+        return faulty_transfer(pwritev, fd, vectors, count, offset);
+    for (int i = 0; i < count; i++)
+        bytes += (ssize_t)vectors[i].iov_len;
+    return bytes;
+}
+
+static int faulty_open(const char *path, int flags, mode_t mode)
+{
+    return fails(OTHER) ? -1 : open(path, flags, mode);
+}
+
+/* No power is cut here, so in the many lives with faults a sync that works need not do anything. */
+static int faulty_sync(int (*call)(int), int fd)
+{
+    if (fails(SYNC))
+        return -1;
+    return testing_fault.at == 0 ? call(fd) : 0;
+}
+
+static int faulty_fdatasync(int fd)
+{
+    return faulty_sync(fdatasync, fd);
+}
+
+static int faulty_fsync(int fd)
+{
+    return faulty_sync(fsync, fd);
+}
+
+static int faulty_fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    if (testing_fault.discard) {
+        errno = EOPNOTSUPP;
+        return -1;
+    }
+    return fails(GROWTH) ? -1 : fallocate(fd, mode, offset, bytes);
+}
+
+static int faulty_ftruncate(int fd, off_t bytes)
+{
+    return fails(OTHER) ? -1 : ftruncate(fd, bytes);
+}
+
+static int faulty_fstat(int fd, struct stat *info)
+{
+    return fails(OTHER) ? -1 : fstat(fd, info);
+}
+
+static int faulty_unlink(const char *path)
+{
+    return fails(OTHER) ? -1 : unlink(path);
+}
+
+const csc_io_calls testing_calls = {
+    .open = faulty_open,
+    .close = close,
+    .preadv = faulty_preadv,
+    .pwritev = faulty_pwritev,
+    .fdatasync = faulty_fdatasync,
+    .fsync = faulty_fsync,
+    .fallocate = faulty_fallocate,
+    .ftruncate = faulty_ftruncate,
+    .fstat = faulty_fstat,
+    .rename = rename,
+    .unlink = faulty_unlink,
+    .mkdir = mkdir,
+};
+
+size_t testing_open_descriptors(void)
+{
+    DIR *folder = opendir("/proc/self/fd");
+    size_t count = 0;
+
+    assert_non_null(folder);
+    while (readdir(folder))
+        count++;
+    closedir(folder);
+    return count;
+}

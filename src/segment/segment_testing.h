@@ -1,0 +1,72 @@
+/* SPDX-License-Identifier: MIT */
+/* For the tests of this folder: a directory of one's own, what an open finds, and system calls that
+ * fail. */
+#ifndef CSC_SEGMENT_SEGMENT_TESTING_H
+#define CSC_SEGMENT_SEGMENT_TESTING_H
+
+#include "segment/segment.h"
+#include "tier/tier_suite.h"
+
+#define TESTING_FOUND_MAX 600
+
+typedef struct testing_block {
+    uint32_t segment;
+    csc_content content;
+    csc_place place;
+    csc_binding bindings[3];
+    size_t binding_count;
+} testing_block;
+
+/** What a visitor was told. */
+typedef struct testing_found {
+    testing_block blocks[TESTING_FOUND_MAX];
+    size_t block_count;
+    csc_log_entry logs[TESTING_FOUND_MAX];
+    size_t log_count;
+} testing_found;
+
+/** Makes an empty directory that the functions below work on; testing_remove empties and removes it. */
+void testing_directory(void);
+const char *testing_directory_used(void);
+void testing_remove(void);
+/** How many segment files are in the directory. */
+size_t testing_file_count(void);
+
+extern csc_io *testing_io;
+extern testing_found testing_seen;
+
+/** Opens the tier on the directory and fills testing_seen; returns the open's code. */
+int testing_open(csc_segment_options options, csc_tier **tier);
+csc_tier *testing_open_default(void);
+
+/** Writes a block of that seed with `binding_count` made-up bindings; returns its status. */
+int testing_write(csc_tier *tier, uint64_t seed, size_t k_bytes, size_t v_bytes, size_t binding_count,
+                  csc_place *place);
+/** Reads a block of that seed whole: 0 only if the bytes are right; -1000 if they are wrong. */
+int testing_read(csc_tier *tier, const csc_place *place, uint64_t seed, size_t k_bytes, size_t v_bytes);
+/** The binding that testing_write makes up. */
+csc_binding testing_binding(uint64_t seed, size_t which);
+/** The block of testing_seen with that seed's content; NULL if it was not reported. */
+const testing_block *testing_find(uint64_t seed, size_t k_bytes, size_t v_bytes);
+
+/** Calls that work until the `at`-th (from 1), which fails with `err`; `lasting`: so do all after it.
+ * `err` 0: transfers move only a part. Directly opened files must be used with aligned memory. */
+typedef struct testing_faults {
+    int at;
+    int err;
+    bool lasting;
+    bool only_sync;     /* count and fail fsync and fdatasync alone */
+    bool only_growth;   /* count and fail pwritev and fallocate alone */
+    bool refuse_direct; /* transfers on descriptors with O_DIRECT fail with EINVAL */
+    bool discard;       /* writes succeed and write nothing, space is not reserved */
+    int calls;          /* counted so far */
+    bool met;           /* the fault has happened */
+} testing_faults;
+
+extern testing_faults testing_fault;
+extern const csc_io_calls testing_calls;
+
+/** How many descriptors this process has open. */
+size_t testing_open_descriptors(void);
+
+#endif
