@@ -1,0 +1,517 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The tables of keys and contents: making, binding, merging, dropping. All under the store's lock.
+ *
+ * Order of stores, for the sake of a kill between any two: a content is LIVE before a key names it; a
+ * key is BOUND before it is linked; a key is unbound before it is unlinked, and its content dropped
+ * after.
+ */
+#include "base/fail.h"
+#include "base/log.h"
+#include "base/mark.h"
+#include "store/store_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define BUCKETS_FIRST 1024u
+
+/* ---- growing arrays ------------------------------------------------------------------------- */
+
+static bool grow_array(void **items, uint32_t *room, uint32_t wanted, size_t bytes)
+{
+    uint64_t grown = *room ? *room : 1024;
+    char *moved;
+
+    if (wanted <= *room)
+        return true;
+    while (grown < wanted)
+        grown *= 2;
+    moved = realloc(*items, grown * bytes);
+    if (!moved)
+        return false;
+    memset(moved + *room * bytes, 0, (grown - *room) * bytes);
+    *items = moved;
+    *room = (uint32_t)grown;
+    return true;
+}
+
+static void push_number(csc_numbers *numbers, uint32_t number)
+{
+    /* Out of memory loses a free entry until the next open, no more. */
+    if (grow_array((void **)&numbers->items, &numbers->room, numbers->count + 1, sizeof *numbers->items))
+        numbers->items[numbers->count++] = number;
+}
+
+void csc_retire(cascade_store *store, csc_retirees *retirees, uint32_t number)
+{
+    /* Readers that began in this epoch or before may still stand on the entry. */
+    uint64_t epoch = atomic_fetch_add(&store->index.header->epoch, 1);
+
+    if (grow_array((void **)&retirees->items, &retirees->room, retirees->count + 1,
+                   sizeof *retirees->items))
+        retirees->items[retirees->count++] = (csc_retired){epoch, number};
+}
+
+int csc_entries_init(cascade_store *store)
+{
+    for (unsigned region = CSC_REGION_KEY_BUCKETS; region <= CSC_REGION_CONTENT_BUCKETS; region++) {
+        uint32_t used = atomic_load(&store->index.header->used[region]);
+        csc_hash_list *list =
+            region == CSC_REGION_KEY_BUCKETS ? &store->index.key_list : &store->index.content_list;
+
+        if (used) {
+            /* Taken over: the lists are rebuilt from the entries. */
+            for (uint32_t i = 0; i < used; i++)
+                atomic_store_explicit(&list->buckets[i], CSC_LINK_NONE, memory_order_relaxed);
+        } else {
+            int code = csc_arena_grow(store->arena, region, BUCKETS_FIRST);
+
+            if (code)
+                return code;
+            used = BUCKETS_FIRST;
+        }
+        csc_hash_init(list, used);
+    }
+    store->parents_wanted = calloc(CSC_PARENTS_WANTED_WORDS, sizeof *store->parents_wanted);
+    store->pins = malloc(CSC_PINS_MAX * sizeof *store->pins);
+    return store->parents_wanted && store->pins ? 0
+                                                : csc_fail(CASCADE_ENOMEM, "no memory for the index");
+}
+
+void csc_entries_destroy(cascade_store *store)
+{
+    free(store->key_states);
+    free(store->content_states);
+    free(store->keys_free.items);
+    free(store->contents_free.items);
+    free(store->keys_retired.items);
+    free(store->contents_retired.items);
+    free(store->parents_wanted);
+    free(store->pins);
+}
+
+/* More buckets when there is one entry a bucket; without room for them the lists only get longer. */
+static void grow_buckets(cascade_store *store, csc_hash_list *list, unsigned region, uint64_t entries)
+{
+    uint32_t buckets = atomic_load_explicit(list->bucket_count, memory_order_relaxed);
+
+    if (entries <= buckets || buckets >= store->index.header->geometry.regions[region].max)
+        return;
+    if (csc_arena_grow(store->arena, region, 2 * buckets) == 0)
+        csc_hash_grow(list, 2 * buckets);
+}
+
+uint64_t csc_next_sequence(cascade_store *store)
+{
+    return atomic_fetch_add(&store->index.header->sequence, 1) + 1;
+}
+
+/* ---- prefix edges: resident children ---------------------------------------------------------- */
+
+static void edge_up(cascade_store *store, uint32_t number)
+{
+    csc_key_entry *entry = csc_key_at(store, number);
+    csc_key_state *state = &store->key_states[number];
+    bool lost = false;
+
+    if ((state->flags & CSC_KS_EDGE) || !(atomic_load(&entry->state) & CSC_KEY_HAS_PARENT))
+        return;
+    if (state->parent == CSC_NUMBER_NONE ||
+        store->key_states[state->parent].generation != state->parent_generation) {
+        state->parent = csc_index_find(&store->index, &entry->parent,
+                                       csc_index_key_hash(&store->index, &entry->parent), &lost);
+        if (state->parent == CSC_NUMBER_NONE)
+            return;
+        state->parent_generation = store->key_states[state->parent].generation;
+    }
+    if (csc_policy_children(store->policy, atomic_load(&csc_key_at(store, state->parent)->content), 1) !=
+        0)
+        return;
+    store->key_states[state->parent].children++;
+    state->flags |= CSC_KS_EDGE;
+}
+
+static void edge_down(cascade_store *store, uint32_t number)
+{
+    csc_key_state *state = &store->key_states[number];
+
+    if (!(state->flags & CSC_KS_EDGE))
+        return;
+    state->flags &= ~(uint32_t)CSC_KS_EDGE;
+    if (store->key_states[state->parent].generation != state->parent_generation ||
+        store->key_states[state->parent].children == 0)
+        return;
+    store->key_states[state->parent].children--;
+    csc_policy_children(store->policy, atomic_load(&csc_key_at(store, state->parent)->content), -1);
+}
+
+static void edges(cascade_store *store, uint32_t content, void (*change)(cascade_store *, uint32_t))
+{
+    for (uint32_t link = csc_content_at(store, content)->first_key; link;
+         link = csc_key_at(store, link - 1)->sibling)
+        change(store, link - 1);
+}
+
+/* What is linked must be found: if it is not, nothing the lists say can be trusted any more. */
+static void unlink_entry(cascade_store *store, csc_hash_list *list, uint32_t number)
+{
+    if (csc_hash_remove(list, number))
+        return;
+    atomic_store(&store->poisoned, true);
+    csc_log(CSC_LOG_ERROR, "entry %u is missing from its list: the store only closes now", number);
+}
+
+/* ---- contents -------------------------------------------------------------------------------- */
+
+int csc_content_make(cascade_store *store, const csc_content *content, uint32_t *number)
+{
+    csc_content_entry *entry;
+    uint64_t generation;
+    uint32_t made;
+
+    if (store->contents_free.count == 0)
+        csc_entries_reclaim(store);
+    if (store->contents_free.count) {
+        made = store->contents_free.items[--store->contents_free.count];
+    } else {
+        int code = csc_arena_grow(store->arena, CSC_REGION_CONTENTS, store->contents_made + 1);
+
+        if (code)
+            return code;
+        if (!grow_array((void **)&store->content_states, &store->content_states_room,
+                        store->contents_made + 1, sizeof *store->content_states))
+            return csc_fail(CASCADE_ENOMEM, "no memory for the index");
+        made = store->contents_made++;
+    }
+    entry = csc_content_at(store, made);
+    generation = atomic_load(&entry->state) >> CSC_CONTENT_GENERATION_SHIFT;
+    entry->content = *content;
+    entry->dram = (csc_extents){0};
+    entry->file = (csc_place){0};
+    entry->first_key = 0;
+    entry->references = 0;
+    atomic_store(&entry->lease, 0);
+    store->content_states[made] = (csc_content_state){0};
+    atomic_store(&entry->state, generation << CSC_CONTENT_GENERATION_SHIFT | CSC_CONTENT_FILLING);
+    *number = made;
+    return 0;
+}
+
+static void content_free(cascade_store *store, uint32_t number)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    uint64_t generation = (atomic_load(&entry->state) >> CSC_CONTENT_GENERATION_SHIFT) + 1;
+
+    atomic_store(&entry->state, generation << CSC_CONTENT_GENERATION_SHIFT);
+    csc_mark("content: freed");
+    if (entry->dram.count)
+        csc_arena_free(store->arena, &entry->dram);
+    push_number(&store->contents_free, number);
+}
+
+void csc_content_abandon(cascade_store *store, uint32_t number)
+{
+    content_free(store, number);
+    pthread_cond_broadcast(&store->progress);
+}
+
+void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place *place)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    bool had = csc_place_is_set(&entry->file), has = csc_place_is_set(place);
+
+    entry->file = *place;
+    if (has && !had) {
+        store->file_count++;
+        store->file_bytes += csc_content_bytes(entry);
+    } else if (had && !has) {
+        store->file_count--;
+        store->file_bytes -= csc_content_bytes(entry);
+    }
+}
+
+/* The last key is gone. */
+void csc_content_drop(cascade_store *store, uint32_t number)
+{
+    static const csc_place nowhere;
+    csc_content_entry *entry = csc_content_at(store, number);
+    uint64_t state = atomic_load(&entry->state);
+    uint64_t generation = (state >> CSC_CONTENT_GENERATION_SHIFT) + 1;
+
+    /* Readers that pinned it before see another generation and let go, or go on reading pages that stay
+     * until their pin is gone. */
+    atomic_store(&entry->state, generation << CSC_CONTENT_GENERATION_SHIFT | CSC_CONTENT_DOOMED);
+    csc_mark("content: doomed");
+    if (state & CSC_CONTENT_DIGEST)
+        unlink_entry(store, &store->index.content_list, number);
+    if (state & CSC_CONTENT_RESIDENT) {
+        store->resident_count--;
+        store->resident_bytes -= csc_content_bytes(entry);
+        if (store->content_states[number].flags & CSC_CS_TRANSIT)
+            store->transit_bytes -= csc_content_bytes(entry);
+    }
+    csc_policy_forget(store->policy, number);
+    if (csc_place_is_set(&entry->file))
+        store->file->ops->drop(store->file, &entry->file, &entry->content);
+    csc_content_set_file(store, number, &nowhere);
+    csc_dirty_remove(store, number);
+    store->content_count--;
+    store->content_bytes -= csc_content_bytes(entry);
+    csc_retire(store, &store->contents_retired, number);
+}
+
+void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones)
+{
+    uint32_t link;
+
+    while ((link = csc_content_at(store, number)->first_key) != 0) {
+        uint32_t segment = csc_key_at(store, link - 1)->segment;
+        bool needed = tombstones && csc_key_is_on_disk(store, link - 1) &&
+                      (segment == 0 || segment != store->segment_leaving);
+
+        csc_key_unbind(store, link - 1, needed ? csc_next_sequence(store) : 0);
+    }
+}
+
+void csc_content_set_digest(cascade_store *store, uint32_t number, const uint8_t digest[32])
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    uint32_t hash = csc_index_id_hash(&store->index, entry->content.tenant, digest);
+
+    memcpy(entry->content.digest, digest, sizeof entry->content.digest);
+    csc_mark("content: digest written");
+    atomic_fetch_or(&entry->state, CSC_CONTENT_DIGEST);
+    csc_hash_insert(&store->index.content_list, number, hash);
+    grow_buckets(store, &store->index.content_list, CSC_REGION_CONTENT_BUCKETS, store->content_count);
+}
+
+uint32_t csc_content_equal(cascade_store *store, uint32_t number)
+{
+    const csc_content *mine = &csc_content_at(store, number)->content;
+    uint32_t hash = csc_index_id_hash(&store->index, mine->tenant, mine->digest);
+    uint32_t link = csc_hash_start(&store->index.content_list, hash), order = csc_hash_order(hash),
+             found;
+    bool lost = false;
+
+    while ((found = csc_hash_seek(&store->index.content_list, link, order, &lost)) != CSC_HASH_NONE) {
+        const csc_content_entry *entry = csc_content_at(store, found);
+
+        if (found != number && csc_content_has(entry, CSC_CONTENT_LIVE) &&
+            entry->content.tenant == mine->tenant && entry->content.k_bytes == mine->k_bytes &&
+            entry->content.v_bytes == mine->v_bytes &&
+            memcmp(entry->content.digest, mine->digest, sizeof mine->digest) == 0)
+            return found;
+        link = atomic_load(&entry->node.next);
+    }
+    return CSC_NUMBER_NONE;
+}
+
+void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to)
+{
+    csc_content_entry *loser = csc_content_at(store, from), *winner = csc_content_at(store, to);
+    bool resident = csc_content_has(winner, CSC_CONTENT_RESIDENT);
+
+    edges(store, from, edge_down);
+    while (loser->first_key) {
+        uint32_t number = loser->first_key - 1;
+        csc_key_entry *entry = csc_key_at(store, number);
+        int children = (int)store->key_states[number].children;
+
+        loser->first_key = entry->sibling;
+        entry->sibling = winner->first_key;
+        winner->first_key = number + 1;
+        /* Readers: the key names one or the other, both hold the same bytes. */
+        atomic_store(&entry->content, to);
+        csc_mark("merge: key moved");
+        loser->references--;
+        winner->references++;
+        if (children) {
+            csc_policy_children(store->policy, from, -children);
+            csc_policy_children(store->policy, to, children);
+        }
+        if (resident)
+            edge_up(store, number);
+        if (entry->segment == 0)
+            csc_log_push(store, number);
+    }
+    if (atomic_load(&loser->lease) > atomic_load(&winner->lease))
+        atomic_store(&winner->lease, atomic_load(&loser->lease));
+    csc_policy_set_shared(store->policy, to, winner->references > 1);
+    csc_content_drop(store, from);
+    csc_count(&store->counters.dedup_blocks, 1);
+}
+
+void csc_content_now_resident(cascade_store *store, uint32_t number, bool refused, bool tail)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    uint64_t bytes = csc_content_bytes(entry);
+
+    atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
+    store->resident_count++;
+    store->resident_bytes += bytes;
+    edges(store, number, edge_up);
+    if (!refused && csc_policy_insert(store->policy, number, bytes, tail, entry->references > 1) == 0)
+        return;
+    /* Not in the policy's care: leaves in the order it came. */
+    csc_policy_refuse(store->policy, number, tail);
+    store->content_states[number].flags |= CSC_CS_TRANSIT;
+    store->transit_bytes += bytes;
+    csc_transit_push(store, number);
+}
+
+bool csc_content_evict(cascade_store *store, uint32_t number)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    csc_content_state *state = &store->content_states[number];
+
+    /* The reader's order is pin, then look at the state; ours is state, then look at the pins: one of us
+     * sees the other. */
+    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);
+    csc_mark("evict: not resident");
+    if (csc_slots_pinned(&store->slots, number)) {
+        atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
+        return false;
+    }
+    edges(store, number, edge_down);
+    csc_policy_evict(store->policy, number);
+    store->resident_count--;
+    store->resident_bytes -= csc_content_bytes(entry);
+    if (state->flags & CSC_CS_TRANSIT) {
+        state->flags &= (uint16_t)~CSC_CS_TRANSIT;
+        store->transit_bytes -= csc_content_bytes(entry);
+    }
+    csc_arena_free(store->arena, &entry->dram);
+    csc_mark("evict: pages free");
+    csc_count(&store->counters.evictions[CASCADE_TIER_DRAM], 1);
+    return true;
+}
+
+/* ---- keys ------------------------------------------------------------------------------------ */
+
+int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t content, uint32_t segment,
+                 uint32_t *result)
+{
+    csc_content_entry *target = csc_content_at(store, content);
+    csc_key_state *state;
+    csc_key_entry *entry;
+    uint32_t number;
+
+    if (store->keys_free.count == 0)
+        csc_entries_reclaim(store);
+    if (store->keys_free.count) {
+        number = store->keys_free.items[--store->keys_free.count];
+    } else {
+        int code = csc_arena_grow(store->arena, CSC_REGION_KEYS, store->keys_made + 1);
+
+        if (code)
+            return code;
+        if (!grow_array((void **)&store->key_states, &store->key_states_room, store->keys_made + 1,
+                        sizeof *store->key_states))
+            return csc_fail(CASCADE_ENOMEM, "no memory for the index");
+        number = store->keys_made++;
+    }
+    entry = csc_key_at(store, number);
+    state = &store->key_states[number];
+    *state = (csc_key_state){.parent = CSC_NUMBER_NONE, .generation = state->generation + 1};
+    entry->key = binding->key;
+    entry->parent = binding->parent;
+    entry->sequence = binding->sequence;
+    entry->segment = segment;
+    entry->sibling = target->first_key;
+    atomic_store(&entry->content, content);
+    csc_mark("key: written");
+    atomic_store(&entry->state, CSC_KEY_BOUND | (binding->has_parent ? CSC_KEY_HAS_PARENT : 0));
+    csc_mark("key: bound");
+    target->first_key = number + 1;
+    target->references++;
+    csc_hash_insert(&store->index.key_list, number, csc_index_key_hash(&store->index, &binding->key));
+    store->key_count++;
+    store->named_bytes += csc_content_bytes(target);
+    grow_buckets(store, &store->index.key_list, CSC_REGION_KEY_BUCKETS, store->key_count);
+    if (csc_content_has(target, CSC_CONTENT_RESIDENT))
+        edge_up(store, number);
+    *result = number;
+    return 0;
+}
+
+void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_sequence)
+{
+    csc_key_entry *entry = csc_key_at(store, number);
+    uint32_t content = atomic_load(&entry->content);
+    csc_content_entry *target = csc_content_at(store, content);
+    uint32_t *link = &target->first_key;
+
+    /* Its children stay and may be found under it again: a later put must look for circles. */
+    csc_want_parent(store, &entry->key);
+    edge_down(store, number);
+    if (store->key_states[number].children)
+        csc_policy_children(store->policy, content, -(int)store->key_states[number].children);
+    store->key_states[number].children = 0;
+    store->key_states[number].generation++; /* its children find their parent anew */
+    if (tombstone_sequence)
+        entry->sequence = tombstone_sequence;
+    csc_mark("delete: sequence written");
+    atomic_store(&entry->state, tombstone_sequence ? CSC_KEY_DELETED : CSC_KEY_FREE);
+    csc_mark("delete: key unbound");
+    unlink_entry(store, &store->index.key_list, number);
+    while (*link && *link != number + 1)
+        link = &csc_key_at(store, *link - 1)->sibling;
+    if (*link)
+        *link = entry->sibling;
+    store->key_count--;
+    store->named_bytes -= csc_content_bytes(target);
+    if (--target->references == 0)
+        csc_content_drop(store, content);
+    else
+        csc_policy_set_shared(store->policy, content, target->references > 1);
+    if (tombstone_sequence) {
+        entry->segment = 0;
+        csc_log_push(store, number);
+    } else {
+        csc_retire(store, &store->keys_retired, number);
+    }
+}
+
+void csc_key_retire(cascade_store *store, uint32_t number)
+{
+    atomic_store(&csc_key_at(store, number)->state, CSC_KEY_FREE);
+    csc_retire(store, &store->keys_retired, number);
+}
+
+/* ---- reuse ----------------------------------------------------------------------------------- */
+
+void csc_entries_reclaim(cascade_store *store)
+{
+    csc_slots_view view = {.pins = store->pins, .room = CSC_PINS_MAX};
+    uint32_t kept = 0;
+
+    if (store->keys_retired.count == 0 && store->contents_retired.count == 0)
+        return;
+    csc_slots_look(&store->slots, &view);
+    for (uint32_t i = 0; i < store->keys_retired.count; i++) {
+        csc_retired retired = store->keys_retired.items[i];
+
+        /* A key on its way to disk or in the log queue is still named there by number. */
+        if (retired.epoch < view.epoch_min &&
+            !(store->key_states[retired.number].flags & (CSC_KS_INFLIGHT | CSC_KS_LOGGED)))
+            push_number(&store->keys_free, retired.number);
+        else
+            store->keys_retired.items[kept++] = retired;
+    }
+    store->keys_retired.count = kept;
+    kept = 0;
+    for (uint32_t i = 0; i < store->contents_retired.count; i++) {
+        csc_retired retired = store->contents_retired.items[i];
+        const csc_content_state *state = &store->content_states[retired.number];
+
+        if (retired.epoch < view.epoch_min && state->busy == 0 &&
+            !(state->flags &
+              (CSC_CS_HASHING | CSC_CS_WRITING | CSC_CS_TRANSIT_QUEUED | CSC_CS_LOADING)) &&
+            !csc_slots_view_pins(&view, retired.number))
+            content_free(store, retired.number);
+        else
+            store->contents_retired.items[kept++] = retired;
+    }
+    store->contents_retired.count = kept;
+}

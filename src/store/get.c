@@ -1,0 +1,429 @@
+/* SPDX-License-Identifier: MIT */
+/* Reading: by key and by id, whole, in part and in place. What is in dram is read without lock or system
+ * call. */
+#include "base/clock.h"
+#include "base/fail.h"
+#include "store/store_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define ATTEMPTS 64 /* lookups that meet a change before a reader gives up */
+
+int csc_pieces_sum(const cascade_piece *pieces, size_t count, uint64_t *bytes)
+{
+    uint64_t total = 0;
+
+    if (count && !pieces)
+        return csc_fail(CASCADE_EINVAL, "%zu pieces, but no array of them", count);
+    for (size_t i = 0; i < count; i++) {
+        if (pieces[i].bytes && !pieces[i].data)
+            return csc_fail(CASCADE_EINVAL, "piece %zu has %zu bytes but no data", i, pieces[i].bytes);
+        if (pieces[i].bytes > CASCADE_BLOCK_BYTES_MAX - total)
+            return csc_fail(CASCADE_EINVAL, "the block is larger than %llu bytes",
+                            (unsigned long long)CASCADE_BLOCK_BYTES_MAX);
+        total += pieces[i].bytes;
+    }
+    *bytes = total;
+    return 0;
+}
+
+/* Under a guard: the content a name means now. */
+static uint32_t look_up(cascade_store *store, const csc_name *name, uint64_t *state, bool *lost)
+{
+    uint32_t key;
+
+    if (!name->key)
+        return csc_index_find_id(&store->index, name->tenant, name->id->bytes, state, lost);
+    key = csc_index_find(&store->index, name->key, csc_index_key_hash(&store->index, name->key), lost);
+    return key == CSC_NUMBER_NONE ? CSC_NUMBER_NONE : csc_index_content_of(&store->index, key, state);
+}
+
+int csc_hold(cascade_store *store, const csc_name *name, csc_held *held)
+{
+    bool lost = false;
+
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        csc_slot *slot = csc_slot_guard(&store->slots);
+
+        if (!slot)
+            return csc_fail(CASCADE_ENOSLOT, "all %u pin slots are taken: release views",
+                            CSC_AREA_SLOTS);
+        held->content = look_up(store, name, &held->state, &lost);
+        if (held->content == CSC_NUMBER_NONE) {
+            csc_slot_release(slot);
+            return lost ? csc_fail(CASCADE_EAGAIN, "the index kept changing") : CASCADE_MISS;
+        }
+        if (!(held->state & CSC_CONTENT_RESIDENT)) {
+            csc_slot_release(slot);
+            held->slot = NULL;
+            return 0;
+        }
+        csc_slot_pin(slot, held->content);
+        if (csc_content_still(held->state, atomic_load(&csc_content_at(store, held->content)->state))) {
+            held->slot = slot;
+            return 0;
+        }
+        csc_slot_release(slot);
+    }
+    return csc_fail(CASCADE_EAGAIN, "the block kept moving");
+}
+
+static void touch(cascade_store *store, uint32_t content)
+{
+    csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_ITEM | content);
+}
+
+/* A read of a block that a match holds belongs to that request; any other is a request of its own. */
+static void begin_request(cascade_store *store, uint32_t content, uint64_t now_ns)
+{
+    if (!csc_lease_holds(csc_content_at(store, content), now_ns / 1000000))
+        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_TICK);
+}
+
+/* One read of a range (whole: all of K and V, given as one list of pieces). */
+static int read_pieces(cascade_store *store, const csc_name *name, bool whole, uint64_t offset,
+                       const cascade_piece *pieces, size_t count, uint64_t k_bytes, uint64_t bytes)
+{
+    uint64_t begin_ns = csc_clock_ns();
+
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        csc_content_entry *entry;
+        csc_held held;
+        int code = csc_hold(store, name, &held);
+
+        if (code == CASCADE_MISS) {
+            csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
+            csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
+        }
+        if (code)
+            return code;
+        entry = csc_content_at(store, held.content);
+        if (attempt == 0)
+            begin_request(store, held.content, begin_ns);
+        /* Of a content that is not pinned these may change under our eyes; load_from_file looks again.
+         */
+        if (held.slot &&
+            (whole ? entry->content.k_bytes != k_bytes || csc_content_bytes(entry) != bytes
+                   : offset > csc_content_bytes(entry) || bytes > csc_content_bytes(entry) - offset)) {
+            code = csc_fail(CASCADE_ESIZE, "the block has %llu + %llu bytes",
+                            (unsigned long long)entry->content.k_bytes,
+                            (unsigned long long)entry->content.v_bytes);
+            csc_slot_release(held.slot);
+            return code;
+        }
+        if (held.slot) {
+            csc_arena_copy_out(store->arena, &entry->dram, offset, pieces, count);
+            if (whole)
+                csc_lease_end(entry);
+            csc_slot_release(held.slot);
+            touch(store, held.content);
+            csc_count(&store->counters.hits[CASCADE_TIER_DRAM], 1);
+            csc_latency(store, CASCADE_OP_GET_DRAM, begin_ns);
+            return 0;
+        }
+        code = csc_load_from_file(store, &(csc_load){.content = held.content,
+                                                     .state = held.state,
+                                                     .whole = whole,
+                                                     .offset = offset,
+                                                     .k_bytes = k_bytes,
+                                                     .pieces = pieces,
+                                                     .piece_count = count});
+        if (code == CASCADE_EAGAIN)
+            continue;
+        csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
+        if (code == 0) {
+            csc_count(&store->counters.hits[CASCADE_TIER_FILE], 1);
+            csc_latency(store, CASCADE_OP_GET_FILE, begin_ns);
+        } else if (code == CASCADE_MISS) {
+            csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
+        }
+        return code;
+    }
+    return csc_fail(CASCADE_EAGAIN, "the block kept moving between tiers");
+}
+
+int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into)
+{
+    cascade_piece few[64], *all = few;
+    uint64_t k_bytes, v_bytes;
+    size_t count;
+    int code;
+
+    if (!into)
+        return csc_fail(CASCADE_EINVAL, "no pieces to copy into");
+    code = csc_pieces_sum(into->k, into->k_count, &k_bytes);
+    if (code == 0)
+        code = csc_pieces_sum(into->v, into->v_count, &v_bytes);
+    if (code)
+        return code;
+    count = into->k_count + into->v_count;
+    if (count > sizeof few / sizeof few[0]) {
+        all = malloc(count * sizeof *all);
+        if (!all)
+            return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", count);
+    }
+    if (into->k_count)
+        memcpy(all, into->k, into->k_count * sizeof *all);
+    if (into->v_count)
+        memcpy(all + into->k_count, into->v, into->v_count * sizeof *all);
+    code = read_pieces(store, name, true, 0, all, count, k_bytes, k_bytes + v_bytes);
+    if (all != few)
+        free(all);
+    return code;
+}
+
+int cascade_block_get(cascade_store *store, const cascade_key *key, const cascade_block *into)
+{
+    CSC_ENTER(store);
+    if (!key)
+        return csc_fail(CASCADE_EINVAL, "no key");
+    return csc_get(store, &(csc_name){.key = key}, into);
+}
+
+int cascade_block_get_many(cascade_store *store, cascade_get *gets, size_t count)
+{
+    int first = 0;
+
+    CSC_ENTER(store);
+    if (count && !gets)
+        return csc_fail(CASCADE_EINVAL, "%zu gets, but no array of them", count);
+    for (size_t i = 0; i < count; i++) {
+        gets[i].status = csc_get(store, &(csc_name){.key = &gets[i].key}, &gets[i].into);
+        if (gets[i].status && first == 0)
+            first = gets[i].status;
+    }
+    return first;
+}
+
+int cascade_block_get_range(cascade_store *store, const cascade_key *key, uint64_t offset, size_t bytes,
+                            void *into)
+{
+    cascade_piece piece = {into, bytes};
+
+    CSC_ENTER(store);
+    if (!key || (bytes && !into))
+        return csc_fail(CASCADE_EINVAL, "no key or no memory to copy into");
+    return read_pieces(store, &(csc_name){.key = key}, false, offset, &piece, 1, 0, bytes);
+}
+
+/* ---- in place ---------------------------------------------------------------------------------- */
+
+typedef struct held_view {
+    cascade_view public;
+    csc_slot *slot;
+    cascade_piece pieces[];
+} held_view;
+
+static int make_view(cascade_store *store, const csc_held *held, cascade_view **result)
+{
+    const csc_content_entry *entry = csc_content_at(store, held->content);
+    size_t room =
+        entry->dram.count + 1; /* the run that holds the end of K and the start of V counts twice */
+    held_view *made = malloc(sizeof *made + room * sizeof made->pieces[0]);
+    size_t k_count, v_count;
+
+    if (!made)
+        return csc_fail(CASCADE_ENOMEM, "no memory for a view");
+    k_count =
+        csc_arena_pieces(store->arena, &entry->dram, 0, entry->content.k_bytes, made->pieces, room);
+    v_count = csc_arena_pieces(store->arena, &entry->dram, entry->content.k_bytes,
+                               entry->content.v_bytes, made->pieces + k_count, room - k_count);
+    made->public = (cascade_view){.k = made->pieces,
+                                  .k_count = k_count,
+                                  .v = made->pieces + k_count,
+                                  .v_count = v_count,
+                                  .k_bytes = entry->content.k_bytes,
+                                  .v_bytes = entry->content.v_bytes};
+    made->slot = held->slot;
+    *result = &made->public;
+    return 0;
+}
+
+int cascade_block_view(cascade_store *store, const cascade_key *key, cascade_view **result)
+{
+    uint64_t begin_ns = csc_clock_ns();
+    bool loaded = false;
+
+    CSC_ENTER(store);
+    if (!key || !result)
+        return csc_fail(CASCADE_EINVAL, "no key or no place for the view");
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        csc_held held;
+        int code = csc_hold(store, &(csc_name){.key = key}, &held);
+
+        if (code == CASCADE_MISS)
+            csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
+        if (code)
+            return code;
+        if (attempt == 0)
+            begin_request(store, held.content, begin_ns);
+        if (!held.slot) {
+            code = csc_load_from_file(store, &(csc_load){.content = held.content,
+                                                         .state = held.state,
+                                                         .forced = true,
+                                                         .whole = true,
+                                                         .pin = &held.slot});
+            if (code && code != CASCADE_EAGAIN)
+                return code;
+            loaded = loaded || code == 0;
+            if (!held.slot)
+                continue;
+        }
+        code = make_view(store, &held, result);
+        if (code) {
+            csc_slot_release(held.slot);
+            return code;
+        }
+        csc_lease_end(csc_content_at(store, held.content));
+        touch(store, held.content);
+        csc_count(&store->counters.hits[loaded ? CASCADE_TIER_FILE : CASCADE_TIER_DRAM], 1);
+        csc_latency(store, CASCADE_OP_VIEW, begin_ns);
+        return 0;
+    }
+    return csc_fail(CASCADE_EAGAIN, "the block kept leaving dram before it could be pinned");
+}
+
+void cascade_view_release(cascade_store *store, cascade_view **slot)
+{
+    held_view *made;
+    int code;
+
+    if (!slot || !*slot)
+        return;
+    code = csc_store_enter(store);
+    if (code == CASCADE_EINVAL)
+        return;
+    made = (held_view *)*slot;
+    *slot = NULL;
+    if (code != CASCADE_EFORKED) /* the slot lies in shared memory and is the parent's */
+        csc_slot_release(made->slot);
+    free(made);
+}
+
+/* ---- facts ------------------------------------------------------------------------------------- */
+
+int csc_info(cascade_store *store, const csc_name *name, cascade_info *info)
+{
+    csc_slot *slot = csc_slot_guard(&store->slots);
+    const csc_content_entry *entry;
+    cascade_info found = {0};
+    bool lost = false;
+    uint64_t state;
+    uint32_t content, key = CSC_NUMBER_NONE;
+
+    if (!slot)
+        return csc_fail(CASCADE_ENOSLOT, "all %u pin slots are taken: release views", CSC_AREA_SLOTS);
+    if (name->key) {
+        key = csc_index_find(&store->index, name->key, csc_index_key_hash(&store->index, name->key),
+                             &lost);
+        content =
+            key == CSC_NUMBER_NONE ? CSC_NUMBER_NONE : csc_index_content_of(&store->index, key, &state);
+    } else {
+        content = csc_index_find_id(&store->index, name->tenant, name->id->bytes, &state, &lost);
+    }
+    if (content == CSC_NUMBER_NONE) {
+        csc_slot_release(slot);
+        return lost ? csc_fail(CASCADE_EAGAIN, "the index kept changing") : CASCADE_MISS;
+    }
+    entry = csc_content_at(store, content);
+    found.k_bytes = entry->content.k_bytes;
+    found.v_bytes = entry->content.v_bytes;
+    found.tenant = entry->content.tenant;
+    found.has_id = state & CSC_CONTENT_DIGEST;
+    found.in_dram = state & CSC_CONTENT_RESIDENT;
+    if (found.has_id)
+        memcpy(found.id.bytes, entry->content.digest, sizeof found.id.bytes);
+    if (key != CSC_NUMBER_NONE && (atomic_load(&csc_key_at(store, key)->state) & CSC_KEY_HAS_PARENT)) {
+        found.has_parent = true;
+        found.parent = csc_key_at(store, key)->parent;
+    }
+    /* The guard keeps both entries from being reused, so all this is of one content. */
+    csc_slot_release(slot);
+    *info = found;
+    return 0;
+}
+
+static void owner_facts(cascade_store *store, const csc_name *name, cascade_info *info)
+{
+    bool lost = false;
+    uint64_t state;
+    uint32_t content;
+
+    /* What only the owner's tables say. */
+    pthread_mutex_lock(&store->lock);
+    content = look_up(store, name, &state, &lost);
+    if (content != CSC_NUMBER_NONE) {
+        info->references = csc_content_at(store, content)->references;
+        info->in_file = csc_place_is_set(&csc_content_at(store, content)->file);
+    }
+    pthread_mutex_unlock(&store->lock);
+}
+
+static int info_of(cascade_store *store, const csc_name *name, cascade_info *info)
+{
+    int code = csc_info(store, name, info);
+
+    if (code == 0)
+        owner_facts(store, name, info);
+    return code;
+}
+
+int cascade_block_info(cascade_store *store, const cascade_key *key, cascade_info *info)
+{
+    CSC_ENTER(store);
+    if (!key || !info)
+        return csc_fail(CASCADE_EINVAL, "no key or no place for the facts");
+    return info_of(store, &(csc_name){.key = key}, info);
+}
+
+int cascade_content_info(cascade_store *store, uint64_t tenant, const cascade_id *id, cascade_info *info)
+{
+    CSC_ENTER(store);
+    if (!id || !info)
+        return csc_fail(CASCADE_EINVAL, "no id or no place for the facts");
+    return info_of(store, &(csc_name){.tenant = tenant, .id = id}, info);
+}
+
+int cascade_content_get(cascade_store *store, uint64_t tenant, const cascade_id *id,
+                        const cascade_block *into)
+{
+    CSC_ENTER(store);
+    if (!id)
+        return csc_fail(CASCADE_EINVAL, "no id");
+    return csc_get(store, &(csc_name){.tenant = tenant, .id = id}, into);
+}
+
+int cascade_key_next(cascade_store *store, uint64_t *cursor, cascade_key *key, cascade_info *info)
+{
+    CSC_ENTER(store);
+    if (!cursor || !key || !info)
+        return csc_fail(CASCADE_EINVAL, "no place for the cursor, the key or the facts");
+    for (;;) {
+        bool found = false;
+        cascade_key seen;
+        uint64_t at;
+        int code;
+
+        pthread_mutex_lock(&store->lock);
+        for (at = *cursor; at < store->keys_made && !found; at++) {
+            const csc_key_entry *entry = csc_key_at(store, (uint32_t)at);
+
+            if ((atomic_load(&entry->state) & 0xff) == CSC_KEY_BOUND) {
+                seen = entry->key;
+                found = true;
+            }
+        }
+        pthread_mutex_unlock(&store->lock);
+        code = found ? cascade_block_info(store, &seen, info) : CASCADE_MISS;
+        if (code < 0)
+            return code; /* the cursor stays: the next call tries this key again */
+        *cursor = at;
+        if (!found)
+            return CASCADE_MISS;
+        if (code == 0) {
+            *key = seen;
+            return 0;
+        }
+    }
+}

@@ -1,0 +1,406 @@
+/* SPDX-License-Identifier: MIT */
+/* Putting and deleting by key. */
+#include "base/clock.h"
+#include "base/fail.h"
+#include "base/mark.h"
+#include "store/store_private.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define PUT_ATTEMPTS 16
+
+/* ---- cycles ---------------------------------------------------------------------------------- */
+
+/* A put can close a circle only if its key was named as a parent while it was absent. Which were is kept
+ * in a Bloom filter; only a key found there pays for the walk up its ancestors. */
+
+static void filter_bits(const csc_index *index, const cascade_key *key, uint32_t bits[2])
+{
+    uint64_t hash = csc_checksum(key->bytes, sizeof key->bytes, ~index->hash_seed);
+
+    bits[0] = (uint32_t)hash % (CSC_PARENTS_WANTED_WORDS * 64);
+    bits[1] = (uint32_t)(hash >> 32) % (CSC_PARENTS_WANTED_WORDS * 64);
+}
+
+void csc_want_parent(cascade_store *store, const cascade_key *key)
+{
+    uint32_t bits[2];
+
+    filter_bits(&store->index, key, bits);
+    for (int i = 0; i < 2; i++)
+        store->parents_wanted[bits[i] / 64] |= UINT64_C(1) << bits[i] % 64;
+}
+
+static bool is_wanted(const cascade_store *store, const cascade_key *key)
+{
+    uint32_t bits[2];
+
+    filter_bits(&store->index, key, bits);
+    return store->parents_wanted[bits[0] / 64] >> bits[0] % 64 &
+           store->parents_wanted[bits[1] / 64] >> bits[1] % 64 & 1;
+}
+
+static uint32_t find(const cascade_store *store, const cascade_key *key)
+{
+    bool lost = false;
+
+    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
+}
+
+/* Whether `key` is an ancestor of `parent`. */
+static bool closes_circle(cascade_store *store, const cascade_key *key, const cascade_key *parent)
+{
+    for (uint64_t steps = 0; steps <= store->key_count; steps++) {
+        uint32_t number;
+
+        if (memcmp(key->bytes, parent->bytes, sizeof key->bytes) == 0)
+            return true;
+        number = find(store, parent);
+        if (number == CSC_NUMBER_NONE ||
+            !(atomic_load(&csc_key_at(store, number)->state) & CSC_KEY_HAS_PARENT))
+            return false;
+        parent = &csc_key_at(store, number)->parent;
+    }
+    return true;
+}
+
+static int check_parent(cascade_store *store, const cascade_put *put)
+{
+    if (!put->has_parent)
+        return 0;
+    if (is_wanted(store, &put->key) && closes_circle(store, &put->key, &put->parent))
+        return csc_fail(CASCADE_EINVAL, "the key is an ancestor of its own parent");
+    if (find(store, &put->parent) == CSC_NUMBER_NONE)
+        csc_want_parent(store, &put->parent);
+    return 0;
+}
+
+/* ---- a key that is bound --------------------------------------------------------------------- */
+
+/* Compares with what is stored. Returns 0, CASCADE_ECONFLICT or what reading it says. */
+static int compare(cascade_store *store, const cascade_put *put, uint64_t k_bytes, uint64_t v_bytes)
+{
+    cascade_view *view = NULL;
+    size_t piece = 0, used = 0;
+    int code = cascade_block_view(store, &put->key, &view);
+
+    if (code)
+        return code;
+    /* The key may have been deleted and put again since its lengths were looked at. */
+    if (view->k_bytes != k_bytes || view->v_bytes != v_bytes)
+        code = CASCADE_ECONFLICT;
+    for (int half = 0; code == 0 && half < 2; half++) {
+        const cascade_piece *mine = half ? put->block.v : put->block.k,
+                            *theirs = half ? view->v : view->k;
+        size_t mine_count = half ? put->block.v_count : put->block.k_count;
+
+        piece = used = 0;
+        for (size_t i = 0; code == 0 && i < mine_count; i++)
+            for (size_t at = 0; at < mine[i].bytes;) {
+                size_t part = mine[i].bytes - at;
+
+                if (part > theirs[piece].bytes - used)
+                    part = theirs[piece].bytes - used;
+                if (memcmp((const char *)mine[i].data + at, (const char *)theirs[piece].data + used,
+                           part) != 0) {
+                    code = CASCADE_ECONFLICT;
+                    break;
+                }
+                at += part;
+                used += part;
+                if (used == theirs[piece].bytes) {
+                    piece++;
+                    used = 0;
+                }
+            }
+    }
+    cascade_view_release(store, &view);
+    return code;
+}
+
+static int note_conflict(cascade_store *store, bool verify)
+{
+    csc_count(&store->counters.conflicts, 1);
+    return verify ? csc_fail(CASCADE_ECONFLICT, "the key is bound to other bytes; they stay") : 0;
+}
+
+/* The key is bound to `info`: conflicts that show are counted, the first content stays. `raced`: two
+ * puts met, the bytes are at hand and are compared. CASCADE_MISS: it is bound no more. */
+static int put_existing(cascade_store *store, cascade_put *put, const cascade_info *info,
+                        uint64_t k_bytes, uint64_t v_bytes, uint32_t flags, bool raced)
+{
+    bool verify = flags & CASCADE_PUT_VERIFY;
+    int code = 0;
+
+    if (info->k_bytes != k_bytes || info->v_bytes != v_bytes)
+        code = CASCADE_ECONFLICT;
+    else if (verify || raced)
+        code = compare(store, put, k_bytes, v_bytes);
+    if (code == CASCADE_MISS)
+        return code;
+    csc_count(&store->counters.puts_existed, 1);
+    put->existed = true;
+    put->has_id = info->has_id;
+    put->id = info->id;
+    if (code == CASCADE_ECONFLICT)
+        return note_conflict(store, verify);
+    return verify ? code : 0;
+}
+
+/* ---- a key that is not ------------------------------------------------------------------------ */
+
+static int copy_in(cascade_store *store, const csc_extents *extents, const cascade_block *block)
+{
+    cascade_piece few[256];
+    size_t count = block->k_count + block->v_count;
+    cascade_piece *all = count <= 256 ? few : malloc(count * sizeof *all);
+
+    if (!all)
+        return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", count);
+    memcpy(all, block->k, block->k_count * sizeof *all);
+    if (block->v_count)
+        memcpy(all + block->k_count, block->v, block->v_count * sizeof *all);
+    csc_arena_copy_in(store->arena, extents, all, count);
+    if (all != few)
+        free(all);
+    return 0;
+}
+
+/* The bytes are in the pages: binds the key. Lock held. 0, or CASCADE_EEXIST when another put came
+ * first. */
+static int commit(cascade_store *store, cascade_put *put, uint32_t content, const csc_room_request *room)
+{
+    csc_content_entry *entry = csc_content_at(store, content);
+    csc_binding binding = {.key = put->key, .has_parent = put->has_parent};
+    uint32_t key;
+    int code;
+
+    if (find(store, &put->key) != CSC_NUMBER_NONE)
+        return CASCADE_EEXIST;
+    code = check_parent(store, put);
+    if (code)
+        return code;
+    csc_touch_drain(&store->touch, store->policy);
+    if (put->has_parent)
+        binding.parent = put->parent;
+    binding.sequence = csc_next_sequence(store);
+    csc_mark("put: bytes in pages");
+    /* Whole from here on; without a key it is nobody's yet. */
+    atomic_store(&entry->state, (atomic_load(&entry->state) & ~(uint64_t)CSC_CONTENT_FILLING) |
+                                    CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT);
+    csc_mark("put: content live");
+    code = csc_key_bind(store, &binding, content, 0, &key);
+    if (code) {
+        atomic_fetch_and(&entry->state, ~(uint64_t)(CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT));
+        return code;
+    }
+    store->content_count++;
+    store->content_bytes += csc_content_bytes(entry);
+    csc_content_now_resident(store, content, room->refused, room->tail);
+    csc_dirty_add(store, content);
+    csc_content_send_down(store, content);
+    csc_mark("put: queued");
+    return 0;
+}
+
+static int put_new(cascade_store *store, cascade_put *put, uint64_t k_bytes, uint64_t v_bytes, bool tail,
+                   bool *request_refused)
+{
+    csc_room_request room = {
+        .bytes = k_bytes + v_bytes, .item = CSC_NUMBER_NONE, .tail = tail, .may_wait = true};
+    csc_content content = {.tenant = put->tenant, .k_bytes = k_bytes, .v_bytes = v_bytes};
+    csc_extents extents;
+    uint32_t number;
+    int code;
+
+    code = csc_room_take(store, &room, &extents);
+    if (code)
+        return code;
+    /* Once one block of a request is refused, those after it are useless in dram. */
+    room.refused = *request_refused = room.refused || *request_refused;
+    pthread_mutex_lock(&store->lock);
+    code = csc_content_make(store, &content, &number);
+    if (code == 0)
+        csc_content_at(store, number)->dram = extents;
+    pthread_mutex_unlock(&store->lock);
+    if (code) {
+        csc_arena_free(store->arena, &extents);
+        return code;
+    }
+    csc_mark("put: pages taken");
+    code = copy_in(store, &extents, &put->block);
+    pthread_mutex_lock(&store->lock);
+    if (code == 0)
+        code = commit(store, put, number, &room);
+    if (code)
+        csc_content_abandon(store, number);
+    pthread_mutex_unlock(&store->lock);
+    if (code == 0)
+        csc_count(&store->counters.puts, 1);
+    return code;
+}
+
+/* ---- waiting ----------------------------------------------------------------------------------- */
+
+/* Waits for the digest (and the disk) of what the key is bound to. */
+static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
+{
+    int code = 0;
+    uint64_t attempt;
+
+    pthread_mutex_lock(&store->lock);
+    attempt = store->attempts;
+    if (flags & CASCADE_PUT_DURABLE)
+        store->waiting_flushes++;
+    for (;;) {
+        uint32_t key = find(store, &put->key), content;
+
+        if (key == CSC_NUMBER_NONE) {
+            /* Deleted while we waited: acknowledged, then gone. */
+            code = csc_fail(CASCADE_MISS, "the key was deleted while its put waited");
+            break;
+        }
+        content = atomic_load(&csc_key_at(store, key)->content);
+        if (csc_content_has(csc_content_at(store, content), CSC_CONTENT_DIGEST)) {
+            memcpy(put->id.bytes, csc_content_at(store, content)->content.digest, sizeof put->id.bytes);
+            put->has_id = true;
+            if (!(flags & CASCADE_PUT_DURABLE) ||
+                (csc_key_at(store, key)->segment &&
+                 csc_place_is_set(&csc_content_at(store, content)->file)))
+                break;
+            if (store->content_states[content].flags & CSC_CS_LAZY)
+                csc_content_send_down(store, content);
+        }
+        if ((flags & CASCADE_PUT_DURABLE) && store->file_error && store->attempts_failed > attempt) {
+            code = csc_fail(store->file_error, "the block is in memory, but not on disk: %s",
+                            store->file_error_text);
+            break;
+        }
+        pthread_cond_signal(&store->write_work);
+        csc_store_wait(store, csc_clock_ns() + UINT64_C(1000000000));
+    }
+    if (flags & CASCADE_PUT_DURABLE)
+        store->waiting_flushes--;
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
+/* ---- the calls --------------------------------------------------------------------------------- */
+
+static int check_fits(cascade_store *store, uint64_t bytes)
+{
+    uint64_t budget = store->config.settings.file_budget_bytes,
+             capacity = csc_arena_capacity(store->arena);
+
+    if (bytes <= capacity && (!budget || bytes + CSC_RECORD_EXTRA_BYTES <= budget))
+        return 0;
+    if (bytes > capacity)
+        return csc_fail(CASCADE_ETOOBIG, "the block has %llu bytes, all of dram %llu",
+                        (unsigned long long)bytes, (unsigned long long)capacity);
+    return csc_fail(CASCADE_ETOOBIG, "the block has %llu bytes, the whole file budget %llu",
+                    (unsigned long long)bytes, (unsigned long long)budget);
+}
+
+static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool tail, bool *refused)
+{
+    uint64_t k_bytes, v_bytes;
+    cascade_info info;
+    bool raced = false;
+    int code;
+
+    put->existed = put->has_id = false;
+    code = csc_pieces_sum(put->block.k, put->block.k_count, &k_bytes);
+    if (code == 0)
+        code = csc_pieces_sum(put->block.v, put->block.v_count, &v_bytes);
+    if (code)
+        return code;
+    if (k_bytes == 0 || k_bytes + v_bytes > CASCADE_BLOCK_BYTES_MAX)
+        return csc_fail(CASCADE_EINVAL,
+                        "K has %llu bytes and V %llu; K must not be empty, both together at most %llu",
+                        (unsigned long long)k_bytes, (unsigned long long)v_bytes,
+                        (unsigned long long)CASCADE_BLOCK_BYTES_MAX);
+    if (put->has_parent && memcmp(put->key.bytes, put->parent.bytes, sizeof put->key.bytes) == 0)
+        return csc_fail(CASCADE_EINVAL, "the key is its own parent");
+    for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
+        code = cascade_block_info(store, &put->key, &info);
+        if (code == 0) {
+            code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced);
+            if (code != CASCADE_MISS)
+                return code;
+            continue; /* it went while it was compared: deleted, or found damaged */
+        }
+        if (code == CASCADE_MISS)
+            code = check_fits(store, k_bytes + v_bytes);
+        if (code == 0)
+            code = put_new(store, put, k_bytes, v_bytes, tail, refused);
+        if (code != CASCADE_EEXIST)
+            return code;
+        raced = true; /* another put of this key came first */
+    }
+    return csc_fail(CASCADE_EAGAIN, "the key kept being put and deleted");
+}
+
+int cascade_block_put_many(cascade_store *store, cascade_put *puts, size_t count, uint32_t flags)
+{
+    bool refused = false;
+    int first = 0;
+
+    CSC_ENTER(store);
+    if (count && !puts)
+        return csc_fail(CASCADE_EINVAL, "%zu puts, but no array of them", count);
+    if (flags & ~(uint32_t)(CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY))
+        return csc_fail(CASCADE_EINVAL, "unknown put flags 0x%x", flags);
+    /* A request is a match and the puts that follow it; puts on their own are a request themselves. */
+    if (!atomic_exchange_explicit(&store->touch.matched, false, memory_order_relaxed))
+        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_TICK);
+    for (size_t i = 0; i < count; i++) {
+        uint64_t begin_ns = csc_clock_ns();
+
+        puts[i].status = put_one(store, &puts[i], flags, i + 1 == count, &refused);
+        if (puts[i].status == 0)
+            csc_latency(store, CASCADE_OP_PUT, begin_ns);
+        else if (first == 0)
+            first = puts[i].status;
+    }
+    for (size_t i = 0; (flags & (CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE)) && i < count; i++) {
+        if (puts[i].status == 0)
+            puts[i].status = wait_for(store, &puts[i], flags);
+        if (puts[i].status && first == 0)
+            first = puts[i].status;
+    }
+    return first;
+}
+
+int cascade_block_put(cascade_store *store, cascade_put *put, uint32_t flags)
+{
+    CSC_ENTER(store);
+    if (!put)
+        return csc_fail(CASCADE_EINVAL, "no put");
+    return cascade_block_put_many(store, put, 1, flags);
+}
+
+int cascade_block_delete(cascade_store *store, const cascade_key *key)
+{
+    uint64_t begin_ns = csc_clock_ns();
+    uint32_t number;
+    int code = 0;
+
+    CSC_ENTER(store);
+    if (!key)
+        return csc_fail(CASCADE_EINVAL, "no key");
+    pthread_mutex_lock(&store->lock);
+    number = find(store, key);
+    if (number == CSC_NUMBER_NONE) {
+        code = CASCADE_MISS;
+    } else {
+        csc_key_unbind(store, number, csc_key_is_on_disk(store, number) ? csc_next_sequence(store) : 0);
+        csc_count(&store->counters.deletes, 1);
+        csc_entries_reclaim(store);
+        pthread_cond_broadcast(&store->progress);
+    }
+    pthread_mutex_unlock(&store->lock);
+    if (code == 0)
+        csc_latency(store, CASCADE_OP_DELETE, begin_ns);
+    return code;
+}

@@ -1,0 +1,186 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Room in dram: who leaves, and how long a put waits for it.
+ *
+ * Only clean blocks leave, so that leaving costs nothing but metadata: what the policy refused first,
+ * then what it values least. A leased block yields before a put fails, a pinned one never. When
+ * everything is dirty the caller waits for the writer.
+ */
+#include "base/clock.h"
+#include "base/fail.h"
+#include "store/store_private.h"
+
+#define WAIT_STEP_NS     UINT64_C(20000000)
+#define FEW_PIECES_WAITS 5u
+
+typedef struct leave_test {
+    cascade_store *store;
+    csc_slots_view pins;
+    uint64_t now_ms;
+    bool leased_too;
+} leave_test;
+
+static bool may_leave(void *context, uint32_t number)
+{
+    const leave_test *test = context;
+    const csc_content_entry *entry = csc_content_at(test->store, number);
+
+    return csc_content_has(entry, CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) &&
+           csc_place_is_set(&entry->file) && test->store->content_states[number].busy == 0 &&
+           !csc_slots_view_pins(&test->pins, number) &&
+           (test->leased_too || !csc_lease_holds(entry, test->now_ms));
+}
+
+/* Evicts refused newcomers that are clean by now; those that are not go back to the end. */
+static uint64_t evict_transit(cascade_store *store, leave_test *test, uint64_t bytes)
+{
+    uint64_t freed = 0;
+
+    for (uint32_t tries = store->transit_queue.count; tries && freed < bytes; tries--) {
+        uint32_t number = csc_transit_pop(store);
+        csc_content_entry *entry = csc_content_at(store, number);
+        uint64_t size = csc_content_bytes(entry);
+
+        if (!csc_content_has(entry, CSC_CONTENT_LIVE)) {
+            freed += size; /* reclaimed with the retired */
+        } else if (!(store->content_states[number].flags & CSC_CS_TRANSIT)) {
+            continue;
+        } else if (may_leave(test, number) && csc_content_evict(store, number)) {
+            freed += size;
+        } else {
+            csc_transit_push(store, number);
+        }
+    }
+    return freed;
+}
+
+/* Everything waits for its file copy: hurry the blocks that were left for later. */
+static void send_lazy_down(cascade_store *store)
+{
+    for (uint32_t link = store->dirty_head, sent = 0; link && sent < 64;
+         link = store->content_states[link - 1].dirty_next)
+        if (store->content_states[link - 1].flags & CSC_CS_LAZY) {
+            csc_content_send_down(store, link - 1);
+            sent++;
+        }
+}
+
+/* One attempt to free `bytes`. Returns what was freed; 0: nothing can leave now. */
+static uint64_t make_room(cascade_store *store, csc_room_request *request, bool *asked)
+{
+    leave_test test = {.store = store,
+                       .pins = {.pins = store->pins, .room = CSC_PINS_MAX},
+                       .now_ms = csc_clock_coarse_ms()};
+    uint64_t freed, capacity = csc_arena_capacity(store->arena);
+    bool ticked = false;
+
+    csc_touch_drain(&store->touch, store->policy);
+    csc_entries_reclaim(store);
+    csc_slots_look(&store->slots, &test.pins);
+    freed = evict_transit(store, &test, request->bytes);
+    while (freed < request->bytes) {
+        uint32_t victim = csc_policy_victim(store->policy, may_leave, &test);
+
+        if (victim == CSC_POLICY_NONE && !test.leased_too) {
+            test.leased_too = true;
+            continue;
+        }
+        if (victim == CSC_POLICY_NONE && !ticked && store->resident_bytes > store->dirty_bytes) {
+            /* What could go is of the request at hand, which is larger than dram: then its older blocks
+             * make way for its newer ones. */
+            csc_policy_tick(store->policy);
+            ticked = true;
+            continue;
+        }
+        if (victim == CSC_POLICY_NONE)
+            break;
+        if (!*asked && !request->forced) {
+            *asked = true;
+            request->refused =
+                csc_policy_refuses(store->policy, victim, request->item, request->bytes, request->tail);
+        }
+        /* A refused newcomer only passes through: it takes a victim's place while few do, else it waits
+         * for one of its kind to leave. */
+        if (request->refused &&
+            (!request->may_wait || store->transit_bytes > capacity / CSC_TRANSIT_SHARE))
+            break;
+        if (csc_content_evict(store, victim))
+            freed += csc_content_bytes(csc_content_at(store, victim));
+        else
+            csc_slots_look(&store->slots, &test.pins); /* a pin came in between: look again */
+    }
+    return freed;
+}
+
+/* Nothing can leave now: waits for the writer, or says why that is no use. A pin that ends tells nobody,
+ * so the wait is in steps. Lock held. */
+static int wait_for_room(cascade_store *store, const csc_room_request *request, uint64_t deadline_ns)
+{
+    uint64_t now_ns = csc_clock_ns(), step_ns = now_ns + WAIT_STEP_NS;
+
+    if (store->file_error)
+        return csc_fail(CASCADE_ENOSPC, "dram is full and the file tier refuses writes (%s)",
+                        store->file_error_text);
+    if (now_ns >= deadline_ns)
+        return csc_fail(store->dirty_bytes ? CASCADE_ETIMEDOUT : CASCADE_ENOSPC,
+                        "dram has no room for %llu bytes: %llu bytes wait for the disk, the rest is "
+                        "pinned or not to be had",
+                        (unsigned long long)request->bytes, (unsigned long long)store->dirty_bytes);
+    send_lazy_down(store);
+    csc_store_wait(store, step_ns < deadline_ns ? step_ns : deadline_ns);
+    return 0;
+}
+
+int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *extents)
+{
+    uint64_t deadline_ns = csc_clock_ns() + store->config.put_wait_ms * UINT64_C(1000000), evicted = 0;
+    unsigned waits = 0;
+    bool asked = false;
+
+    request->refused = false;
+    for (;;) {
+        /* Few pieces are worth up to twice a block's bytes of further evictions, not more. */
+        uint32_t runs_max = evicted > 3 * request->bytes ? 0 : CSC_RUNS_MAX;
+        uint64_t freed;
+        int code = csc_arena_allocate(store->arena, request->bytes, runs_max, extents);
+
+        if (code == 0)
+            return 0;
+        pthread_mutex_lock(&store->lock);
+        freed = make_room(store, request, &asked);
+        evicted += freed;
+        code = 0;
+        if (freed == 0) {
+            /* Many pieces are better than no room, but the writer may soon let better room go. */
+            bool patient = request->may_wait && store->dirty_bytes && !store->file_error &&
+                           csc_clock_ns() < deadline_ns && waits++ < FEW_PIECES_WAITS;
+
+            if (!patient && csc_arena_allocate(store->arena, request->bytes, 0, extents) == 0) {
+                pthread_mutex_unlock(&store->lock);
+                return 0;
+            }
+            code = request->may_wait ? wait_for_room(store, request, deadline_ns)
+                                     : csc_fail(CASCADE_ENOSPC, "dram has no room for %llu bytes now",
+                                                (unsigned long long)request->bytes);
+        }
+        pthread_mutex_unlock(&store->lock);
+        if (code)
+            return code;
+    }
+}
+
+void csc_room_keep(cascade_store *store)
+{
+    uint64_t capacity = csc_arena_capacity(store->arena), used = csc_arena_used(store->arena);
+    csc_room_request request = {.item = CSC_NUMBER_NONE, .forced = true};
+    bool asked = true;
+
+    csc_touch_drain(&store->touch, store->policy);
+    csc_entries_reclaim(store);
+    if (used <= capacity / 100 * store->config.watermark_high_pct ||
+        store->config.watermark_high_pct >= 100)
+        return;
+    request.bytes = used - capacity / 100 * store->config.watermark_low_pct;
+    if (make_room(store, &request, &asked))
+        pthread_cond_broadcast(&store->progress);
+}

@@ -1,0 +1,379 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The engine. What the files of src/store share.
+ *
+ * Locking. `lock` guards everything in csc_store but what is marked otherwise, and all changes to the
+ * arena's entries. It is held for metadata only: bytes are copied, hashed, read and written outside it.
+ * A content whose bytes are in use outside the lock by the store's own threads is *busy* (a count); a
+ * content in use by a reader is *pinned* (a slot). Readers take no lock at all.
+ *
+ * Life of a content: FILLING (pages taken, bytes coming) -> LIVE and RESIDENT -> digest known, equals
+ * merged
+ * -> written and synced: its file place is set, it is clean -> RESIDENT off and on again -> dropped when
+ * no key is left: DOOMED while pinned, then free.
+ *
+ * A content is *dirty* while it is on no stable storage; dirty ones form a list in order of tickets, so
+ * that a flush knows when all that came before it is done.
+ */
+#ifndef CSC_STORE_STORE_PRIVATE_H
+#define CSC_STORE_STORE_PRIVATE_H
+
+#include "arena/arena.h"
+#include "base/io.h"
+#include "format/settings.h"
+#include "index/index.h"
+#include "policy/policy.h"
+#include "segment/segment.h"
+#include "store/touch.h"
+#include <cascade/cascade.h>
+#include <pthread.h>
+
+#define CSC_STORE_MAGIC          UINT64_C(0x65726f7473637363)
+#define CSC_RUNS_MAX             8u /* pieces a block should have at most; more only when nothing else is left */
+#define CSC_BINDINGS_MAX         1024u
+#define CSC_TRANSIT_SHARE        16u /* refused newcomers may fill a sixteenth of dram */
+#define CSC_PARENTS_WANTED_WORDS (1u << 17)
+#define CSC_LOAD_RING            4096u
+#define CSC_RECORD_EXTRA_BYTES   UINT64_C(16384) /* headers and padding of a block on disk at most */
+#define CSC_PINS_MAX             (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
+
+/** Options after environment, settings and defaults. */
+typedef struct csc_store_config {
+    char directory[CSC_ARENA_DIRECTORY_BYTES]; /* absolute */
+    char shm_directory[1024];
+    csc_settings settings;
+    uint32_t rank;
+    uint32_t hash_threads;
+    uint32_t lease_ms;
+    uint32_t watermark_low_pct;
+    uint32_t watermark_high_pct;
+    uint32_t put_wait_ms;
+    bool prefault;
+} csc_store_config;
+
+enum {
+    CSC_KS_EDGE = 1,     /* counted as a resident child of `parent` */
+    CSC_KS_INFLIGHT = 2, /* its binding is on its way to disk */
+    CSC_KS_LOGGED = 4,   /* waits in the log queue */
+    CSC_KS_RECORDED = 8  /* a record older than `sequence`, or a failed one, may be on disk: a delete has
+                            to hide it */
+};
+
+/** What the owner knows of a key beyond the arena. */
+typedef struct csc_key_state {
+    uint32_t parent;            /* key number, CSC_NUMBER_NONE when not known */
+    uint32_t parent_generation; /* of that number */
+    uint32_t generation;        /* of this number: changes at free */
+    uint32_t children;          /* resident children by edges */
+    uint64_t ticket;            /* of its place in the log queue */
+    uint32_t queue_next;        /* log queue: number + 1 */
+    uint32_t flags;
+} csc_key_state;
+
+enum {
+    CSC_CS_DIRTY = 1,           /* in the dirty list */
+    CSC_CS_HASHING = 2,         /* in the hash queue or with a worker */
+    CSC_CS_WRITING = 4,         /* in the write queue or with the writer */
+    CSC_CS_LOADING = 8,         /* coming from the file tier */
+    CSC_CS_TRANSIT = 16,        /* refused by the policy: leaves as soon as it is clean */
+    CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
+    CSC_CS_LAZY = 32, /* its file copy was dropped; rewritten when room or a flush asks for it */
+    CSC_CS_TAKEN = 64 /* while a store is opened: a block that the dead owner knew */
+};
+
+/** What the owner knows of a content beyond the arena. */
+typedef struct csc_content_state {
+    uint64_t ticket;
+    uint32_t dirty_next, dirty_previous; /* number + 1 */
+    uint32_t queue_next;                 /* hash or write queue: number + 1 */
+    uint32_t transit_next;               /* transit queue: number + 1 */
+    uint16_t busy;
+    uint16_t flags;
+} csc_content_state;
+
+/** A singly linked queue through `queue_next`. */
+typedef struct csc_queue {
+    uint32_t head, tail; /* number + 1 */
+    uint32_t count;
+} csc_queue;
+
+typedef struct csc_retired {
+    uint64_t epoch;
+    uint32_t number;
+} csc_retired;
+
+/** A growing array of numbers or retired entries. */
+typedef struct csc_numbers {
+    uint32_t *items;
+    uint32_t count, room;
+} csc_numbers;
+typedef struct csc_retirees {
+    csc_retired *items;
+    uint32_t count, room;
+} csc_retirees;
+
+/** Counters, bumped with relaxed order from anywhere. */
+typedef struct csc_counters {
+    _Atomic uint64_t hits[CASCADE_TIER_COUNT], misses[CASCADE_TIER_COUNT],
+        promotions[CASCADE_TIER_COUNT], demotions[CASCADE_TIER_COUNT], evictions[CASCADE_TIER_COUNT],
+        drops[CASCADE_TIER_COUNT], quarantined[CASCADE_TIER_COUNT];
+    _Atomic uint64_t puts, puts_existed, conflicts, deletes, dedup_blocks, digests, lost, recovered;
+    struct {
+        _Atomic uint64_t count, total_ns, buckets[CASCADE_HISTOGRAM_BUCKETS];
+    } latency[CASCADE_OP_COUNT];
+} csc_counters;
+
+struct cascade_store {
+    uint64_t magic;
+    uint64_t fork_generation; /* constant */
+    csc_store_config config;  /* constant */
+    csc_io *io;               /* constant */
+    csc_arena *arena;         /* constant */
+    csc_index index;          /* constant; what it points to: see above */
+    csc_slots slots;          /* constant */
+    _Atomic uint32_t slots_high;
+    csc_tier *file;         /* constant; one writer: the writer thread */
+    csc_touch touch;        /* lock-free */
+    uint64_t files_skipped; /* constant: segment files that open could not read */
+    csc_counters counters;
+    _Atomic bool poisoned;
+    cascade_store *registry_next; /* the registry's lock */
+
+    pthread_mutex_t lock;
+    pthread_cond_t hash_work, write_work, load_work, keeper_work;
+    pthread_cond_t progress; /* a digest, a durable block, free room, a finished load */
+
+    csc_policy *policy;
+    csc_key_state *key_states;
+    csc_content_state *content_states;
+    uint32_t key_states_room, content_states_room;
+    uint32_t keys_made, contents_made; /* entries ever used */
+    csc_numbers keys_free, contents_free;
+    csc_retirees keys_retired, contents_retired;
+    uint64_t key_count, content_count, resident_count, file_count;
+    uint64_t named_bytes;   /* over keys */
+    uint64_t content_bytes; /* over contents */
+    uint64_t resident_bytes, file_bytes, dirty_bytes, transit_bytes;
+    uint32_t *pins;           /* scratch for one look at all slots there are */
+    uint64_t *parents_wanted; /* filter of keys named as parents while absent (put.c) */
+    uint32_t parents_wanted_count;
+
+    csc_queue hash_queue, write_queue, transit_queue, log_queue;
+    uint32_t dirty_head, dirty_tail; /* number + 1 */
+    uint64_t ticket;                 /* last given */
+    uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
+    uint32_t segment_leaving;        /* 1 + index of the segment that is being dropped, 0: none */
+    uint64_t attempts;               /* rounds the writer began */
+    uint64_t attempts_failed;        /* the last round that failed */
+    int file_error;                  /* of the last failed round while degraded, else 0 */
+    char file_error_text[256];
+    uint32_t waiting_flushes;
+    uint32_t hashing;              /* contents with a worker */
+    uint64_t hash_taken;           /* contents that left the hash queue and the workers, ever */
+    struct csc_write_round *round; /* the writer's */
+    bool stopping;
+    bool closing; /* a full file budget drops rather than keeps dirty */
+    uint32_t *load_ring;
+    uint32_t load_head, load_tail;
+
+    pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread;
+    uint32_t threads_started; /* bits below */
+    uint32_t hash_started;
+};
+
+/* ---- store.c --------------------------------------------------------------------------------- */
+
+/** Checks a handle at the door of every public call; clears the thread's error text. */
+int csc_store_enter(const cascade_store *store);
+#define CSC_ENTER(store)                                                                                \
+    do {                                                                                                \
+        int enter_code_ = csc_store_enter(store);                                                       \
+        if (enter_code_)                                                                                \
+            return enter_code_;                                                                         \
+    } while (0)
+
+/** Waits on `progress` until `deadline_ns` (csc_clock_ns); false when it has passed. Lock held. */
+bool csc_store_wait(cascade_store *store, uint64_t deadline_ns);
+void csc_latency(cascade_store *store, unsigned op, uint64_t since_ns);
+static inline void csc_count(_Atomic uint64_t *counter, uint64_t by)
+{
+    atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
+}
+
+/* ---- config.c -------------------------------------------------------------------------------- */
+
+/** Options, environment, settings file, defaults; makes directory and settings file if asked to. */
+int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_config *config);
+
+/* ---- entries.c: the tables. Lock held ---------------------------------------------------------- */
+
+int csc_entries_init(cascade_store *store);
+void csc_entries_destroy(cascade_store *store);
+/** A content entry with its state FILLING. Errors: CASCADE_ENOSPC, CASCADE_ENOMEM. */
+int csc_content_make(cascade_store *store, const csc_content *content, uint32_t *number);
+/** FILLING to free: the put did not come to pass. Frees its pages. */
+void csc_content_abandon(cascade_store *store, uint32_t number);
+/** Binds a key that is not bound. Errors: CASCADE_ENOSPC, CASCADE_ENOMEM. */
+int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t content, uint32_t segment,
+                 uint32_t *number);
+/** Unbinds; the content goes with its last key. `tombstone`: keep the entry as a pending delete. */
+void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_sequence);
+/** A DELETED entry whose tombstone is durable becomes free. */
+void csc_key_retire(cascade_store *store, uint32_t number);
+/** Moves all keys of `from` to `to` and drops `from`. */
+void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to);
+/** Unbinds every key of a content; it is gone after. `tombstones`: also for the next open, which would
+ * find their records again, but for those that go with the segment that is being dropped. */
+void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones);
+/** The digest has become known: makes the content findable by it. */
+void csc_content_set_digest(cascade_store *store, uint32_t number, const uint8_t digest[32]);
+/** Another live content with the same tenant, digest and lengths, or CSC_NUMBER_NONE. */
+uint32_t csc_content_equal(cascade_store *store, uint32_t number);
+/** Residency changes, with edges, policy and counts. `tail`: last of its request. */
+void csc_content_now_resident(cascade_store *store, uint32_t number, bool refused, bool tail);
+/** Takes a clean, unpinned, idle content out of dram; false if a pin came meanwhile. */
+bool csc_content_evict(cascade_store *store, uint32_t number);
+/** A content without keys is no block any more; its pages go when no reader looks at them. */
+void csc_content_drop(cascade_store *store, uint32_t number);
+/** An entry that no list holds: reused when no reader can stand on it. */
+void csc_retire(cascade_store *store, csc_retirees *retirees, uint32_t number);
+/** Frees what no guard and no pin holds any more. */
+void csc_entries_reclaim(cascade_store *store);
+uint64_t csc_next_sequence(cascade_store *store);
+static inline csc_key_entry *csc_key_at(cascade_store *store, uint32_t number)
+{
+    return &store->index.keys[number];
+}
+static inline csc_content_entry *csc_content_at(cascade_store *store, uint32_t number)
+{
+    return &store->index.contents[number];
+}
+static inline uint64_t csc_content_bytes(const csc_content_entry *entry)
+{
+    return entry->content.k_bytes + entry->content.v_bytes;
+}
+static inline uint32_t csc_content_generation(const csc_content_entry *entry)
+{
+    return (uint32_t)(atomic_load_explicit(&entry->state, memory_order_relaxed) >>
+                      CSC_CONTENT_GENERATION_SHIFT);
+}
+static inline bool csc_content_has(const csc_content_entry *entry, uint32_t bits)
+{
+    return (atomic_load_explicit(&entry->state, memory_order_relaxed) & bits) == bits;
+}
+/** Whether a record of the key's binding is, or will be, in a segment: its delete needs a tombstone. */
+static inline bool csc_key_is_on_disk(cascade_store *store, uint32_t number)
+{
+    return csc_key_at(store, number)->segment ||
+           (store->key_states[number].flags & (CSC_KS_INFLIGHT | CSC_KS_RECORDED));
+}
+static inline bool csc_place_is_set(const csc_place *place)
+{
+    static const csc_place nowhere;
+
+    return __builtin_memcmp(place, &nowhere, sizeof nowhere) != 0;
+}
+/** Sets or clears the file place, with counts. */
+void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place *place);
+
+/* ---- queues.c. Lock held -------------------------------------------------------------------- */
+
+void csc_work_push(cascade_store *store, csc_queue *queue, uint32_t number);
+uint32_t csc_work_pop(cascade_store *store, csc_queue *queue);
+void csc_transit_push(cascade_store *store, uint32_t number);
+uint32_t csc_transit_pop(cascade_store *store);
+void csc_log_push(cascade_store *store, uint32_t key);
+uint32_t csc_log_pop(cascade_store *store);
+/** Back to its place in the queue, near the head, with the ticket it had. */
+void csc_log_unpop(cascade_store *store, uint32_t key);
+void csc_dirty_add(cascade_store *store, uint32_t number);
+void csc_dirty_remove(cascade_store *store, uint32_t number);
+/** Sends a live content on its way: to the hash queue, or to the writer if its digest is known. */
+void csc_content_send_down(cascade_store *store, uint32_t number);
+
+/* ---- room.c ----------------------------------------------------------------------------------- */
+
+/** What a caller that wants pages is. */
+typedef struct csc_room_request {
+    uint64_t bytes;
+    uint32_t item; /* content number of a ghost that comes back, or CSC_NUMBER_NONE */
+    bool tail;
+    bool forced;   /* a view: not refused */
+    bool may_wait; /* up to put_wait_ms */
+    bool refused;  /* result: the policy would rather keep what is there */
+} csc_room_request;
+
+/** Takes pages, evicting as need be. No lock held. A refused request that may not wait gets no pages:
+ * CASCADE_ENOSPC with `refused` set. Errors: CASCADE_ENOSPC, CASCADE_ETIMEDOUT. */
+int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *extents);
+/** Evicts down to the low watermark if above the high one. Lock held. */
+void csc_room_keep(cascade_store *store);
+
+/* ---- put.c ------------------------------------------------------------------------------------ */
+
+/** Notes a key that is absent and may be named as a parent: putting it could close a circle. Lock held.
+ */
+void csc_want_parent(cascade_store *store, const cascade_key *key);
+
+/* ---- get.c: names and pins -------------------------------------------------------------------- */
+
+/** How a reader names a block: by key, or (key NULL) by tenant and id. */
+typedef struct csc_name {
+    const cascade_key *key;
+    uint64_t tenant;
+    const cascade_id *id;
+} csc_name;
+
+/** A block found, and pinned if it is resident. */
+typedef struct csc_held {
+    csc_slot *slot; /* a pin, NULL when not resident */
+    uint32_t content;
+    uint64_t state;
+} csc_held;
+
+/** Looks a block up without a lock and pins it where it is resident. Returns 0 (release `held->slot` if
+ * it is set), CASCADE_MISS, CASCADE_ENOSLOT, CASCADE_EAGAIN. */
+int csc_hold(cascade_store *store, const csc_name *name, csc_held *held);
+
+int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into);
+int csc_info(cascade_store *store, const csc_name *name, cascade_info *info);
+
+/** Checks pieces and adds them up. Errors: CASCADE_EINVAL. */
+int csc_pieces_sum(const cascade_piece *pieces, size_t count, uint64_t *bytes);
+
+/* ---- load.c: from the file tier ---------------------------------------------------------------- */
+
+/** A read of a content that was not resident when it was looked up. */
+typedef struct csc_load {
+    uint32_t content;
+    uint64_t state;              /* as it was then: tells whether it is still the same content */
+    bool forced;                 /* must come to dram, whatever the policy says */
+    bool whole;                  /* worth bringing to dram */
+    uint64_t offset;             /* of the bytes to copy out */
+    uint64_t k_bytes;            /* whole: what the caller takes for K; checked */
+    const cascade_piece *pieces; /* where to; may be none */
+    size_t piece_count;
+    csc_slot **pin; /* takes a pin once it is in dram; NULL: none wanted */
+} csc_load;
+
+/** Returns 0, CASCADE_EAGAIN (it changed meanwhile: look it up again), CASCADE_MISS (damaged or gone,
+ * now quarantined), CASCADE_ENOSPC (forced, no room), CASCADE_EIO. */
+int csc_load_from_file(cascade_store *store, const csc_load *load);
+void *csc_loader_main(void *store);
+
+/* ---- threads ---------------------------------------------------------------------------------- */
+
+void *csc_hasher_main(void *store);
+/** What the writer works with, made before its thread so that a store that opened can write. */
+int csc_writer_make(cascade_store *store);
+void csc_writer_destroy(cascade_store *store);
+void *csc_writer_main(void *store);
+
+/* ---- recover.c -------------------------------------------------------------------------------- */
+
+/** Rebuilds the tables of an arena that was taken over. Errors: CASCADE_ENOMEM, CASCADE_ENOSPC. */
+int csc_recover_arena(cascade_store *store);
+/** Opens the file tier and enters what its segments hold. */
+int csc_recover_segments(cascade_store *store);
+
+#endif

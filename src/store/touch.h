@@ -1,0 +1,44 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Touches on their way to the policy: readers note what they used without a lock, whoever holds the
+ * store's lock passes the notes on. A ring that forgets the oldest when it is lapped: a lost touch costs
+ * a little accuracy, a lock would cost every reader.
+ */
+#ifndef CSC_STORE_TOUCH_H
+#define CSC_STORE_TOUCH_H
+
+#include "policy/policy.h"
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#define CSC_TOUCH_RING 65536u
+#define CSC_TOUCH_TICK (UINT64_C(1) << 63) /* a request begins */
+#define CSC_TOUCH_TAIL (UINT64_C(1) << 62) /* last block of its request */
+#define CSC_TOUCH_ITEM (UINT64_C(1) << 61) /* low 32 bits: the item */
+
+typedef struct csc_touch {
+    _Atomic uint64_t *ring;
+    _Atomic uint64_t head; /* next to write */
+    uint64_t tail;         /* next to read; the store's lock */
+    _Atomic bool matched;  /* a match began the request at hand */
+} csc_touch;
+
+int csc_touch_init(csc_touch *touch);
+void csc_touch_destroy(csc_touch *touch);
+
+/** Takes `count` places in a row; write each with csc_touch_note. */
+static inline uint64_t csc_touch_reserve(csc_touch *touch, uint64_t count)
+{
+    return atomic_fetch_add_explicit(&touch->head, count, memory_order_relaxed);
+}
+
+static inline void csc_touch_note(csc_touch *touch, uint64_t place, uint64_t note)
+{
+    atomic_store_explicit(&touch->ring[place % CSC_TOUCH_RING], note, memory_order_release);
+}
+
+/** Passes all notes to the policy. The store's lock is held. */
+void csc_touch_drain(csc_touch *touch, csc_policy *policy);
+
+#endif
