@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: MIT
+"""`cascade bench`, from outside; see test_cli.py."""
+
+import os
+
+import pytest
+from test_cli import USAGE, clean_environment, pytestmark, run, run_json, store
+
+__all__ = ["clean_environment", "pytestmark", "store"]  # pytest finds them here
+
+SMALL = ["bench", "--block-bytes", "64KiB", "--blocks", "20", "--match-keys", "2000"]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_bench(tmp_path, monkeypatch, threads):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    result = run_json(*SMALL, "--threads", threads)
+    assert [r["op"] for r in result["results"]] == ["put", "get", "view", "match", "digest"]
+    for r in result["results"]:
+        assert r["block_bytes"] == 65536
+        assert r["threads"] == (1 if r["op"] == "digest" else threads)
+        assert 0 < r["p50_us"] <= r["p99_us"]
+        yardstick = r["openssl_gbps"] if r["op"] == "digest" else r["memcpy_gbps"]
+        if r["op"] in ("put", "get", "digest"):
+            assert r["gbps"] > 0 and r["ratio"] == pytest.approx(r["gbps"] / yardstick)
+            assert r["gbps_min"] <= r["gbps"] <= r["gbps_max"]
+        else:
+            assert r["gbps"] is None and r["ratio"] is None
+    assert result["working_set_is_enough"] is False
+    assert os.listdir(tmp_path) == []  # the temporary store is gone
+
+
+def test_bench_in_a_store(store):
+    assert [r["op"] for r in run_json(*SMALL, "-s", store, "--ops", "match,get")["results"]] == ["get", "match"]
+    assert run_json("ls", "-s", store) == []
+    err = run("bench", "-s", store, "--block-bytes", "1MiB", "--blocks", "60", code=USAGE)[1]
+    assert "half of the store's dram" in err
+
+
+def test_bench_sustained(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    small = ["bench", "--block-bytes", "16MiB", "--blocks", "4"]
+    (r,) = run_json(*small, "--ops", "put_sustained")["results"]
+    assert r["gbps"] > 0 and r["ratio"] == pytest.approx(r["gbps"] / r["limit_gbps"])
+    assert run("bench", "--block-bytes", "512MiB", "--blocks", "1", "--ops", "put_sustained", code=USAGE)
+    assert os.listdir(tmp_path) == []
+
+
+def test_bench_text(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    out, err = run(*SMALL, "--ops", "get")
+    assert b"memcpy" in out and b"pages" in out
+    assert "last-level caches" in err
