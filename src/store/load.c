@@ -97,8 +97,7 @@ static int quarantine(cascade_store *store, const csc_load *load, const load_job
     if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
         /* It came to dram, checked, while this read was under way: that copy is written again. */
         csc_content_set_file(store, load->content, &nowhere);
-        csc_dirty_add(store, load->content);
-        csc_content_send_down(store, load->content);
+        csc_content_write_again(store, load->content);
         return CASCADE_EAGAIN;
     }
     csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());

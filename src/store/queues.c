@@ -160,3 +160,15 @@ void csc_content_send_down(cascade_store *store, uint32_t number)
         pthread_cond_signal(&store->hash_work);
     }
 }
+
+void csc_content_write_again(cascade_store *store, uint32_t number)
+{
+    for (uint32_t link = csc_content_at(store, number)->first_key; link;
+         link = csc_key_at(store, link - 1)->sibling) {
+        csc_key_at(store, link - 1)->sequence = csc_next_sequence(store);
+        csc_key_at(store, link - 1)->segment = 0;
+        store->key_states[link - 1].flags |= CSC_KS_RECORDED; /* a delete still has something to hide */
+    }
+    csc_dirty_add(store, number);
+    csc_content_send_down(store, number);
+}

@@ -151,20 +151,6 @@ static int check(cascade_store *store, const verify_target *target, bool in_file
     return csc_fail(CASCADE_ECORRUPT, "a block's bytes do not match its digest");
 }
 
-/* The copy in dram is written anew, with binds of its own that are later than those of the damaged one:
- * so an open finds the keys, and reads this copy. Lock held. */
-static void write_again(cascade_store *store, uint32_t number)
-{
-    for (uint32_t link = csc_content_at(store, number)->first_key; link;
-         link = csc_key_at(store, link - 1)->sibling) {
-        csc_key_at(store, link - 1)->sequence = csc_next_sequence(store);
-        csc_key_at(store, link - 1)->segment = 0;
-        store->key_states[link - 1].flags |= CSC_KS_RECORDED; /* a delete still has something to hide */
-    }
-    csc_dirty_add(store, number);
-    csc_content_send_down(store, number);
-}
-
 /* Lets go, and takes a damaged copy out of use; the block is gone if it was the only one. Lock held. */
 static void end(cascade_store *store, const verify_target *target, bool dram_bad, bool file_bad)
 {
@@ -180,7 +166,7 @@ static void end(cascade_store *store, const verify_target *target, bool dram_bad
     if (file_bad && memcmp(&entry->file, &target->file, sizeof entry->file) == 0) {
         csc_content_set_file(store, target->number, &nowhere);
         if (csc_content_has(entry, CSC_CONTENT_RESIDENT) && !dram_bad)
-            write_again(store, target->number);
+            csc_content_write_again(store, target->number);
     }
     if (dram_bad && csc_place_is_set(&entry->file) && csc_content_has(entry, CSC_CONTENT_RESIDENT))
         csc_content_evict(store, target->number);

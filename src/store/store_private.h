@@ -290,6 +290,9 @@ void csc_dirty_add(cascade_store *store, uint32_t number);
 void csc_dirty_remove(cascade_store *store, uint32_t number);
 /** Sends a live content on its way: to the hash queue, or to the writer if its digest is known. */
 void csc_content_send_down(cascade_store *store, uint32_t number);
+/** The file copy is damaged, the one in dram is not: that one is written anew, with binds that are later
+ * than those of the damaged one, so that an open finds the keys and reads this copy. */
+void csc_content_write_again(cascade_store *store, uint32_t number);
 
 /* ---- room.c ----------------------------------------------------------------------------------- */
 
