@@ -76,22 +76,11 @@ static void make_image(bool sealed)
     close(fd);
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    testing_directory();
-    testing_fault = (testing_faults){0};
-    return csc_io_create(&testing_calls, &testing_io);
-}
-
 static int teardown(void **state)
 {
-    (void)state;
     free(image);
     image = NULL;
-    csc_io_destroy(&testing_io);
-    testing_remove();
-    return 0;
+    return testing_teardown(state);
 }
 
 static size_t record_of(size_t block)
@@ -345,7 +334,7 @@ static void shrinking_file(void **state)
     tier->ops->close(&tier);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, teardown)
 
 int main(void)
 {

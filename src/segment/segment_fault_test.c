@@ -32,22 +32,6 @@ static enum promise promises[BLOCKS];
 static csc_place places[BLOCKS];
 static bool lenient; /* reads may fail too */
 
-static int setup(void **state)
-{
-    (void)state;
-    testing_directory();
-    testing_fault = (testing_faults){0};
-    return csc_io_create(&testing_calls, &testing_io);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    csc_io_destroy(&testing_io);
-    testing_remove();
-    return 0;
-}
-
 static void write_block(csc_tier *tier, size_t i)
 {
     int rc = testing_write(tier, i, k_bytes_of(i), i, 1, &places[i]);
@@ -141,7 +125,7 @@ static bool live_once(testing_faults fault)
     bool met;
     int rc;
 
-    setup(NULL);
+    testing_setup(NULL);
     memset(promises, 0, sizeof promises);
     testing_fault = fault;
     rc = testing_open((csc_segment_options){.segment_bytes = 5 * MIB}, &tier);
@@ -154,7 +138,7 @@ static bool live_once(testing_faults fault)
     }
     met = testing_fault.met;
     check_after();
-    teardown(NULL);
+    testing_teardown(NULL);
     return met;
 }
 
@@ -214,7 +198,7 @@ static void assert_harmless(testing_faults fault)
     for (fault.at = 1; fault.at < 60; fault.at++) {
         csc_tier *tier = NULL;
 
-        setup(NULL);
+        testing_setup(NULL);
         memset(promises, 0, sizeof promises);
         testing_fault = fault;
         assert_int_equal(testing_open((csc_segment_options){.segment_bytes = 5 * MIB}, &tier), 0);
@@ -223,7 +207,7 @@ static void assert_harmless(testing_faults fault)
         for (size_t i = 0; i < BLOCKS; i++)
             assert_int_equal(promises[i], DURABLE);
         check_after();
-        teardown(NULL);
+        testing_teardown(NULL);
     }
 }
 
@@ -259,7 +243,7 @@ static void a_failed_sync_is_told_once(void **state)
     csc_place place;
 
     (void)state;
-    setup(NULL);
+    testing_setup(NULL);
     tier = testing_open_default();
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
     testing_fault = (testing_faults){.at = 1, .err = EIO, .only_sync = true};
@@ -273,7 +257,7 @@ static void a_failed_sync_is_told_once(void **state)
     assert_int_equal(csc_segment_seal(tier), CASCADE_EIO);
     assert_int_equal(tier->ops->sync(tier), 0);
     tier->ops->close(&tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 /* A killed writer leaves records that no sync has reached; an open that tells of them makes them
@@ -286,7 +270,7 @@ static void an_open_syncs_what_it_finds(void **state)
     csc_place place;
 
     (void)state;
-    setup(NULL);
+    testing_setup(NULL);
     tier = testing_open_default();
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
     tier->ops->close(&tier);
@@ -300,7 +284,7 @@ static void an_open_syncs_what_it_finds(void **state)
     tier = testing_open_default();
     assert_int_equal(testing_seen.block_count, 1);
     tier->ops->close(&tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 /* A full disk fails the write, harms nothing, leaves no files behind, and is over when there is room. */
@@ -311,7 +295,7 @@ static void full_disk_is_survived(void **state)
     csc_place other;
 
     (void)state;
-    setup(NULL);
+    testing_setup(NULL);
     tier = testing_open_default();
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
     testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .lasting = true, .only_growth = true};
@@ -327,7 +311,7 @@ static void full_disk_is_survived(void **state)
     tier = testing_open_default();
     assert_int_equal(testing_seen.block_count, 2);
     tier->ops->close(&tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 static uint64_t file_bytes(void)
@@ -347,7 +331,7 @@ static void no_room_for_a_segment(void **state)
     csc_place place;
 
     (void)state;
-    setup(NULL);
+    testing_setup(NULL);
     tier = testing_open_default();
     testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .only_growth = true};
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_ENOSPC);
@@ -355,7 +339,7 @@ static void no_room_for_a_segment(void **state)
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
     assert_int_equal(testing_file_count(), 1);
     tier->ops->close(&tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 /* Writes `count` blocks of 5000 bytes in one call, so that they share a request. */
@@ -392,7 +376,7 @@ static void failed_writes_leave_nothing(void **state)
     uint64_t before;
 
     (void)state;
-    setup(NULL);
+    testing_setup(NULL);
     tier = testing_open_default();
     assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
     before = file_bytes();
@@ -416,7 +400,7 @@ static void failed_writes_leave_nothing(void **state)
     csc_segment_list(tier, &info, &count);
     assert_true(info.sealed); /* and so the index is right */
     tier->ops->close(&tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 int main(void)

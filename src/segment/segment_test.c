@@ -17,29 +17,13 @@
 
 #define MIB ((size_t)1 << 20)
 
-static int setup(void **state)
-{
-    (void)state;
-    testing_directory();
-    testing_fault = (testing_faults){0};
-    return csc_io_create(&testing_calls, &testing_io);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    csc_io_destroy(&testing_io);
-    testing_remove();
-    return 0;
-}
-
 /* ---- the shared test ------------------------------------------------------------------------------ */
 
 static csc_tier *suite_open(bool buffered)
 {
     csc_tier *tier = NULL;
 
-    setup(NULL);
+    testing_setup(NULL);
     assert_int_equal(
         testing_open((csc_segment_options){.buffered = buffered, .segment_bytes = 24 * MIB}, &tier), 0);
     return tier;
@@ -59,7 +43,7 @@ static void suite_close(csc_tier **tier)
 {
     (*tier)->ops->close(tier);
     assert_null(*tier);
-    teardown(NULL);
+    testing_teardown(NULL);
 }
 
 static csc_tier_fixture direct = {open_direct, suite_close};
@@ -512,7 +496,7 @@ static void direct_is_given_up_where_refused(void **state)
     tier->ops->close(&tier);
 }
 
-#define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
 
 int main(void)
 {

@@ -337,3 +337,19 @@ size_t testing_open_descriptors(void)
     closedir(folder);
     return count;
 }
+
+int testing_setup(void **state)
+{
+    (void)state;
+    testing_directory();
+    testing_fault = (testing_faults){0};
+    return csc_io_create(&testing_calls, &testing_io);
+}
+
+int testing_teardown(void **state)
+{
+    (void)state;
+    csc_io_destroy(&testing_io);
+    testing_remove();
+    return 0;
+}

@@ -69,4 +69,8 @@ extern const csc_io_calls testing_calls;
 /** How many descriptors this process has open. */
 size_t testing_open_descriptors(void);
 
+/** cmocka set-up and tear-down: a directory and a file layer without faults; gone after. */
+int testing_setup(void **state);
+int testing_teardown(void **state);
+
 #endif

@@ -13,22 +13,6 @@
 
 #define MIB ((size_t)1 << 20)
 
-static int setup(void **state)
-{
-    (void)state;
-    testing_directory();
-    testing_fault = (testing_faults){0};
-    return csc_io_create(&testing_calls, &testing_io);
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    csc_io_destroy(&testing_io);
-    testing_remove();
-    return 0;
-}
-
 enum { BUSY_COUNT = 120, BUSY_BYTES = 200000 };
 
 static struct {
@@ -94,7 +78,7 @@ static void readers_beside_removal(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(readers_beside_removal, setup, teardown),
+        cmocka_unit_test_setup_teardown(readers_beside_removal, testing_setup, testing_teardown),
     };
 
     return cmocka_run_group_tests_name("segment_threads", tests, NULL, NULL);
