@@ -39,6 +39,7 @@ missing_packages() {
     has pkg-config || echo pkg-config
     has_library libcrypto || echo libssl-dev
     has_library libxxhash || echo libxxhash-dev
+    has_library liburing || echo liburing-dev
     has_library jansson || echo libjansson-dev
     has_venv || echo python3-venv
     has_python_headers || echo python3-dev

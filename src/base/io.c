@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "base/io.h"
+#include "base/io_internal.h"
 
 #include "base/fail.h"
 
@@ -17,24 +17,6 @@
  * size, so that a direct transfer goes on at an aligned place. */
 #define TRANSFER_BYTES_MAX ((size_t)1 << 30)
 #define VECTORS_MAX        1024
-
-enum counter {
-    COUNT_OPEN,
-    COUNT_CREATE,
-    COUNT_RENAME,
-    COUNT_UNLINK,
-    COUNT_STAT,
-    COUNT_MKDIR,
-    COUNT_READDIR,
-    COUNT_TRUNCATE,
-    COUNT_FSYNC,
-    COUNT_KINDS
-};
-
-struct csc_io {
-    csc_io_calls calls;
-    _Atomic uint64_t counters[COUNT_KINDS];
-};
 
 static int real_open(const char *path, int flags, mode_t mode)
 {
@@ -55,14 +37,10 @@ static const csc_io_calls real_calls = {
     .rename = rename,
     .unlink = unlink,
     .mkdir = mkdir,
+    .statfs = statfs,
 };
 
-static void count_one(csc_io *io, enum counter counter)
-{
-    atomic_fetch_add_explicit(&io->counters[counter], 1, memory_order_relaxed);
-}
-
-static uint64_t counted(const csc_io *io, enum counter counter)
+static uint64_t counted(const csc_io *io, enum csc_io_counter counter)
 {
     return atomic_load_explicit(&io->counters[counter], memory_order_relaxed);
 }
@@ -79,28 +57,39 @@ int csc_io_create(const csc_io_calls *calls, csc_io **io)
     if (!made)
         return csc_fail(CASCADE_ENOMEM, "no memory for the file layer");
     made->calls = calls ? *calls : real_calls;
+    if (!made->calls.statfs)
+        made->calls.statfs = statfs;
+    made->has_table = calls != NULL;
+    csc_io_lanes_init(made);
     *io = made;
     return 0;
 }
 
 void csc_io_destroy(csc_io **io)
 {
-    free(*io);
+    csc_io *leaving = *io;
+
     *io = NULL;
+    if (!leaving)
+        return;
+    if (leaving->pid != getpid())
+        return; /* a forked child: threads and rings are the parent's, and locks may be held for ever */
+    csc_io_lanes_destroy(leaving);
+    free(leaving);
 }
 
 void csc_io_counts(const csc_io *io, cascade_metadata_ops *counts)
 {
     *counts = (cascade_metadata_ops){
-        .open = counted(io, COUNT_OPEN),
-        .create = counted(io, COUNT_CREATE),
-        .rename = counted(io, COUNT_RENAME),
-        .unlink = counted(io, COUNT_UNLINK),
-        .stat = counted(io, COUNT_STAT),
-        .mkdir = counted(io, COUNT_MKDIR),
-        .readdir = counted(io, COUNT_READDIR),
-        .truncate = counted(io, COUNT_TRUNCATE),
-        .fsync = counted(io, COUNT_FSYNC),
+        .open = counted(io, CSC_IO_COUNT_OPEN),
+        .create = counted(io, CSC_IO_COUNT_CREATE),
+        .rename = counted(io, CSC_IO_COUNT_RENAME),
+        .unlink = counted(io, CSC_IO_COUNT_UNLINK),
+        .stat = counted(io, CSC_IO_COUNT_STAT),
+        .mkdir = counted(io, CSC_IO_COUNT_MKDIR),
+        .readdir = counted(io, CSC_IO_COUNT_READDIR),
+        .truncate = counted(io, CSC_IO_COUNT_TRUNCATE),
+        .fsync = counted(io, CSC_IO_COUNT_FSYNC),
     };
 }
 
@@ -108,7 +97,7 @@ int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
 {
     int got;
 
-    count_one(io, flags & O_CREAT ? COUNT_CREATE : COUNT_OPEN);
+    csc_io_count(io, flags & O_CREAT ? CSC_IO_COUNT_CREATE : CSC_IO_COUNT_OPEN);
     do
         got = io->calls.open(path, flags | O_CLOEXEC, mode);
     while (got < 0 && errno == EINTR);
@@ -235,7 +224,7 @@ static int sync_with(int (*call)(int), int fd)
 
 int csc_io_datasync(csc_io *io, int fd)
 {
-    count_one(io, COUNT_FSYNC);
+    csc_io_count(io, CSC_IO_COUNT_FSYNC);
     return sync_with(io->calls.fdatasync, fd);
 }
 
@@ -261,7 +250,7 @@ int csc_io_truncate(csc_io *io, int fd, uint64_t bytes)
 
     if (bytes > INT64_MAX)
         return csc_fail(CASCADE_EINVAL, "truncating past the largest file");
-    count_one(io, COUNT_TRUNCATE);
+    csc_io_count(io, CSC_IO_COUNT_TRUNCATE);
     do
         rc = io->calls.ftruncate(fd, (off_t)bytes);
     while (rc < 0 && errno == EINTR);
@@ -272,7 +261,7 @@ int csc_io_size(csc_io *io, int fd, uint64_t *bytes)
 {
     struct stat info;
 
-    count_one(io, COUNT_STAT);
+    csc_io_count(io, CSC_IO_COUNT_STAT);
     if (io->calls.fstat(fd, &info) < 0)
         return csc_fail_errno(errno, "asking for a file's size");
     if (!S_ISREG(info.st_mode))
@@ -281,9 +270,18 @@ int csc_io_size(csc_io *io, int fd, uint64_t *bytes)
     return 0;
 }
 
+int csc_io_stat(csc_io *io, const char *path, struct stat *info)
+{
+    csc_io_count(io, CSC_IO_COUNT_STAT);
+    if (stat(path, info) == 0)
+        return 0;
+    return errno == ENOENT ? csc_fail(CASCADE_MISS, "%s: there is nothing", path)
+                           : csc_fail_errno(errno, "looking at %s", path);
+}
+
 int csc_io_link(csc_io *io, const char *from, const char *to)
 {
-    count_one(io, COUNT_CREATE);
+    csc_io_count(io, CSC_IO_COUNT_CREATE);
     if (io->calls.link(from, to) == 0)
         return 0;
     return errno == EEXIST ? csc_fail(CASCADE_EEXIST, "%s exists already", to)
@@ -292,13 +290,13 @@ int csc_io_link(csc_io *io, const char *from, const char *to)
 
 int csc_io_rename(csc_io *io, const char *from, const char *to)
 {
-    count_one(io, COUNT_RENAME);
+    csc_io_count(io, CSC_IO_COUNT_RENAME);
     return io->calls.rename(from, to) < 0 ? csc_fail_errno(errno, "renaming %s to %s", from, to) : 0;
 }
 
 int csc_io_unlink(csc_io *io, const char *path)
 {
-    count_one(io, COUNT_UNLINK);
+    csc_io_count(io, CSC_IO_COUNT_UNLINK);
     if (io->calls.unlink(path) == 0)
         return 0;
     if (errno == ENOENT)
@@ -308,7 +306,7 @@ int csc_io_unlink(csc_io *io, const char *path)
 
 int csc_io_mkdir(csc_io *io, const char *path, mode_t mode)
 {
-    count_one(io, COUNT_MKDIR);
+    csc_io_count(io, CSC_IO_COUNT_MKDIR);
     if (io->calls.mkdir(path, mode) == 0 || errno == EEXIST)
         return 0;
     return csc_fail_errno(errno, "making directory %s", path);
@@ -321,10 +319,20 @@ int csc_io_sync_directory(csc_io *io, const char *path)
 
     if (rc)
         return rc;
-    count_one(io, COUNT_FSYNC);
+    csc_io_count(io, CSC_IO_COUNT_FSYNC);
     rc = sync_with(io->calls.fsync, fd);
     csc_io_close(io, fd);
     return rc;
+}
+
+int csc_io_file_system(csc_io *io, const char *path, uint32_t *magic)
+{
+    struct statfs info;
+
+    if (io->calls.statfs(path, &info) < 0)
+        return csc_fail_errno(errno, "asking for the file system of %s", path);
+    *magic = (uint32_t)info.f_type;
+    return 0;
 }
 
 int csc_io_list(csc_io *io, const char *path, int (*visit)(void *context, const char *name),
@@ -334,7 +342,7 @@ int csc_io_list(csc_io *io, const char *path, int (*visit)(void *context, const 
     DIR *directory;
     int rc = 0;
 
-    count_one(io, COUNT_READDIR);
+    csc_io_count(io, CSC_IO_COUNT_READDIR);
     directory = opendir(path);
     if (!directory) {
         int err = errno;
