@@ -38,7 +38,8 @@ extern "C" {
     X(ENOTSUP, -16, "not supported here")                                                               \
     X(EEXIST, -17, "it exists already")                                                                 \
     X(ESIZE, -18, "the given pieces do not add up to the block's size")                                 \
-    X(ECONFLICT, -19, "the key is bound to other bytes")
+    X(ECONFLICT, -19, "the key is bound to other bytes")                                                \
+    X(ENOKEY, -20, "blocks are encrypted with a key that was not given")
 
 typedef enum cascade_error {
 #define CASCADE_ERROR_ENUM_(name, value, text) CASCADE_##name = (value),

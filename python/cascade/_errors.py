@@ -170,6 +170,12 @@ class ConflictError(CascadeError):
     symbol = "ECONFLICT"
 
 
+class NoKeyError(CascadeError):
+    """CASCADE_ENOKEY."""
+
+    symbol = "ENOKEY"
+
+
 def _text(pointer: object) -> str:
     return str(ffi.string(pointer).decode("utf-8", "replace"))
 
