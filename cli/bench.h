@@ -72,6 +72,9 @@ void bench_summarise(bench_result *result, double *gbps, double *yardstick, uint
 /** Removes all blocks that the bench has put, and waits until the store is at rest. */
 int bench_empty(bench *b);
 
+/** Waits until the arena is touched, or gets no further: else page faults would be measured. */
+void bench_wait_for_prefault(cascade_store *store);
+
 /** A new random order of the blocks. */
 void bench_shuffle(bench *b);
 

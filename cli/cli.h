@@ -18,9 +18,10 @@ enum {
     CLI_OK = 0,
     CLI_NEGATIVE = 1, /* not found, nothing matched, damage found, blocks lost */
     CLI_USAGE = 2,
-    CLI_STORE = 3, /* the store or the library failed */
-    CLI_BUSY = 4,  /* another process owns the store */
-    CLI_FILE = 5   /* a file named on the command line cannot be read, written or understood */
+    CLI_STORE = 3,   /* the store or the library failed */
+    CLI_BUSY = 4,    /* another process owns the store */
+    CLI_FILE = 5,    /* a file named on the command line cannot be read, written or understood */
+    CLI_DEGRADED = 6 /* the file tier refuses writes (disk full or failing) or is slow */
 };
 
 int cli_init(int argc, char **argv);
@@ -32,6 +33,7 @@ int cli_stat(int argc, char **argv);
 int cli_delete(int argc, char **argv);
 int cli_flush(int argc, char **argv);
 int cli_verify(int argc, char **argv);
+int cli_scrub(int argc, char **argv);
 int cli_replay(int argc, char **argv);
 int cli_simulate(int argc, char **argv);
 int cli_bench(int argc, char **argv);
@@ -77,6 +79,9 @@ int cli_exit_code(int code);
 /** Prints what failed, the library's detail and what to do about it; returns the exit code. */
 int cli_fail(int code, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
+/** As cli_fail, for what had to reach the disk: CLI_DEGRADED if the disk is why it did not. */
+int cli_fail_to_keep(int code, const char *what);
+
 /** Opens the store of `common`; on failure prints why. `open_flags` as in cascade_options. */
 int cli_open(const cli_common *common, uint32_t open_flags, cascade_store **store);
 
@@ -102,6 +107,10 @@ const char *cli_size_text(uint64_t bytes);
 
 /** The whole of the stats as JSON; field names as in cascade_stats. */
 json_t *cli_stats_json(const cascade_stats *stats);
+/** File bytes per live one; 0 without any. */
+double cli_amplification(const cascade_stats *stats);
+/** All metadata operations since open per GiB written since; 0 if nothing was. */
+double cli_metadata_per_gib(const cascade_stats *stats);
 /** The latency in ns below which the share `quantile` of operations lies: exact to its bucket, and
  * interpolated inside. 0 without operations. */
 double cli_histogram_ns(const cascade_histogram *histogram, double quantile);

@@ -195,6 +195,13 @@ int cli_fail(int code, const char *format, ...)
     return cli_exit_code(code);
 }
 
+int cli_fail_to_keep(int code, const char *what)
+{
+    int result = cli_fail(code, "%s", what);
+
+    return code == CASCADE_ENOSPC || code == CASCADE_EIO ? CLI_DEGRADED : result;
+}
+
 /* ---- the store --------------------------------------------------------------------------- */
 
 int cli_open(const cli_common *common, uint32_t open_flags, cascade_store **store)
@@ -219,7 +226,7 @@ int cli_close(cascade_store **store, int result)
     int code = cascade_store_close(store);
 
     if (code) {
-        int failed = cli_fail(code, "the store did not close cleanly");
+        int failed = cli_fail_to_keep(code, "the store did not close cleanly");
 
         return result == CLI_OK || result == CLI_NEGATIVE ? failed : result;
     }

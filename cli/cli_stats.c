@@ -72,6 +72,23 @@ static json_t *latency_json(const cascade_histogram *histogram)
     return object;
 }
 
+double cli_amplification(const cascade_stats *stats)
+{
+    if (stats->file_live_bytes == 0)
+        return 0;
+    return (double)stats->tiers[CASCADE_TIER_FILE].used_bytes / (double)stats->file_live_bytes;
+}
+
+double cli_metadata_per_gib(const cascade_stats *stats)
+{
+    const cascade_metadata_ops *ops = &stats->metadata_ops;
+    uint64_t written = stats->tiers[CASCADE_TIER_FILE].written_bytes;
+    uint64_t all = ops->open + ops->create + ops->rename + ops->unlink + ops->stat + ops->mkdir +
+                   ops->readdir + ops->truncate + ops->fsync;
+
+    return written ? (double)all * (double)(1 << 30) / (double)written : 0;
+}
+
 json_t *cli_stats_json(const cascade_stats *stats)
 {
     json_t *object = json_object(), *tiers = json_object(), *latency = json_object();
@@ -99,6 +116,24 @@ json_t *cli_stats_json(const cascade_stats *stats)
     MEMBER(object, stats, segments);
     MEMBER(object, stats, file_degraded);
     MEMBER(object, stats, file_direct);
+    MEMBER(object, stats, file_uring);
+    MEMBER(object, stats, file_slow);
+    MEMBER(object, stats, file_timeouts);
+    MEMBER(object, stats, file_registered_bytes);
+    MEMBER(object, stats, file_live_bytes);
+    MEMBER(object, stats, compactions);
+    MEMBER(object, stats, compacted_bytes);
+    MEMBER(object, stats, recycled_segments);
+    MEMBER(object, stats, read_ahead_blocks);
+    MEMBER(object, stats, aged_blocks);
+    MEMBER(object, stats, file_encrypted);
+    MEMBER(object, stats, file_striped);
+    json_object_set_new(object, "space_amplification",
+                        stats->file_live_bytes ? json_real(cli_amplification(stats)) : json_null());
+    json_object_set_new(object, "metadata_ops_per_gib",
+                        stats->tiers[CASCADE_TIER_FILE].written_bytes
+                            ? json_real(cli_metadata_per_gib(stats))
+                            : json_null());
     for (unsigned i = 0; i < CASCADE_OP_COUNT; i++)
         json_object_set_new(latency, cascade_op_name(i), latency_json(&stats->latency[i]));
     json_object_set_new(object, "latency", latency);

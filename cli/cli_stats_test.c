@@ -43,12 +43,16 @@ static void test_json(void **state)
     stats.tiers[CASCADE_TIER_DRAM].hits = 21;
     stats.tiers[CASCADE_TIER_FILE].hits = 22;
     stats.tiers[CASCADE_TIER_FILE].written_bytes = INT64_MAX;
+    stats.tiers[CASCADE_TIER_FILE].used_bytes = 300;
+    stats.file_live_bytes = 200;
+    stats.recycled_segments = 14;
     stats.metadata_ops.fsync = 31;
     stats.latency[CASCADE_OP_GET_FILE].count = 1;
     stats.latency[CASCADE_OP_GET_FILE].buckets[3] = 1;
     object = cli_stats_json(&stats);
     tiers = json_object_get(object, "tiers");
-    assert_int_equal(json_object_size(object), 22); /* 19 numbers, tiers, metadata_ops, latency */
+    assert_int_equal(json_object_size(object),
+                     36); /* 31 numbers, 2 ratios, tiers, metadata_ops, latency */
     assert_int_equal(number(object, "keys"), 11);
     assert_int_equal(number(object, "lost"), 12);
     assert_int_equal(number(object, "file_direct"), 1);
@@ -65,12 +69,29 @@ static void test_json(void **state)
     assert_int_equal(json_object_size(json_object_get(object, "latency")), CASCADE_OP_COUNT);
     assert_int_equal(json_object_size(json_object_get(json_object_get(object, "latency"), "get_file")),
                      5);
+    assert_int_equal(number(object, "recycled_segments"), 14);
+    assert_true(json_real_value(json_object_get(object, "space_amplification")) == 1.5);
     json_decref(object);
+}
+
+static void test_ratios(void **state)
+{
+    cascade_stats stats = {0};
+    json_t *object = cli_stats_json(&stats);
+
+    (void)state;
+    assert_true(json_is_null(json_object_get(object, "space_amplification")));
+    assert_true(json_is_null(json_object_get(object, "metadata_ops_per_gib")));
+    json_decref(object);
+    stats.tiers[CASCADE_TIER_FILE].written_bytes = UINT64_C(1) << 29;
+    stats.metadata_ops = (cascade_metadata_ops){1, 1, 1, 1, 1, 1, 1, 1, 2};
+    assert_true(cli_metadata_per_gib(&stats) == 20);
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_quantiles), cmocka_unit_test(test_json)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_quantiles), cmocka_unit_test(test_json),
+                                       cmocka_unit_test(test_ratios)};
 
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /* `cascade bench`: options, the temporary store, memory, and the table of results. */
-#include "bench.h"
+#include "bench_file.h"
 
 #include <errno.h>
 #include <ftw.h>
@@ -16,10 +16,16 @@
 #define DRAM_SLACK      (UINT64_C(64) << 20)
 #define WORKING_SET_MAX (UINT64_C(2) << 30)
 
-static const char *const all_ops[] = {"put", "get", "view", "match", "digest", "put_sustained"};
+static const char *const all_ops[] = {"put",           "get",     "view", "match", "digest",
+                                      "put_sustained", "persist", "cold", "files"};
 #define OP_COUNT     (sizeof all_ops / sizeof all_ops[0])
 #define OP_MATCH     3u
-#define OP_SUSTAINED 5u /* writes gigabytes: only when asked for */
+#define OP_SUSTAINED 5u /* from here on they write gigabytes: only when asked for */
+#define OP_PERSIST   6u
+#define OP_COLD      7u
+#define OP_FILES     8u
+#define SIZE_DEFAULT (UINT64_C(2) << 30)
+#define RUNS_DEFAULT 3u
 
 typedef struct bench_arguments {
     cli_common common;
@@ -28,11 +34,23 @@ typedef struct bench_arguments {
     uint64_t blocks;
     unsigned threads;
     uint64_t match_keys;
+    uint64_t size_bytes; /* persist, cold, files: of one pass */
+    unsigned runs;
+    const char *key_file;
     bool ops[OP_COUNT];
     bool some_ops;
 } bench_arguments;
 
-enum { BENCH_BLOCK_BYTES = 0x2000, BENCH_BLOCKS, BENCH_THREADS, BENCH_OPS, BENCH_MATCH_KEYS };
+enum {
+    BENCH_BLOCK_BYTES = 0x2000,
+    BENCH_BLOCKS,
+    BENCH_THREADS,
+    BENCH_OPS,
+    BENCH_MATCH_KEYS,
+    BENCH_SIZE,
+    BENCH_FILE_RUNS,
+    BENCH_KEY_FILE
+};
 
 static void parse_ops(bench_arguments *arguments, char *text, struct argp_state *state)
 {
@@ -45,7 +63,8 @@ static void parse_ops(bench_arguments *arguments, char *text, struct argp_state 
             i++;
         if (i == OP_COUNT)
             argp_error(state,
-                       "--ops: '%.40s' is not one of put, get, view, match, digest, put_sustained",
+                       "--ops: '%.40s' is not one of put, get, view, match, digest, put_sustained, "
+                       "persist, cold, files",
                        item);
         else
             arguments->ops[i] = arguments->some_ops = true;
@@ -81,6 +100,18 @@ static error_t parse_bench(int key, char *argument, struct argp_state *state)
         return 0;
     case BENCH_OPS:
         parse_ops(arguments, argument, state);
+        return 0;
+    case BENCH_SIZE:
+        arguments->size_bytes = cli_size_argument("--size", argument, state);
+        if (arguments->size_bytes < BENCH_FILE_SIZE_LEAST || arguments->size_bytes > UINT64_C(1) << 44)
+            argp_error(state, "--size: 16MiB to 16TiB");
+        return 0;
+    case BENCH_FILE_RUNS:
+        arguments->runs =
+            (unsigned)cli_count_argument("--runs", argument, 1, BENCH_FILE_RUNS_MAX, state);
+        return 0;
+    case BENCH_KEY_FILE:
+        arguments->key_file = argument;
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", argument);
@@ -151,6 +182,13 @@ static uint8_t *map_warm(uint64_t bytes)
     return memory;
 }
 
+static const char *temporary_folder(void)
+{
+    const char *folder = getenv("TMPDIR");
+
+    return folder && *folder ? folder : "/tmp";
+}
+
 /* ---- the store --------------------------------------------------------------------------- */
 
 int bench_remove_entry(const char *path, const struct stat *info, int kind, struct FTW *walk)
@@ -182,13 +220,12 @@ static int make_store(const bench_arguments *arguments, uint64_t dram_bytes, cha
     return code ? cli_fail(code, "cannot make a temporary store in '%s'", directory) : CLI_OK;
 }
 
-/* A put must find touched pages, else the bench measures page faults. */
-static void wait_for_prefault(bench *b)
+void bench_wait_for_prefault(cascade_store *store)
 {
     cascade_stats stats = {.struct_bytes = sizeof stats};
     uint64_t last = 0, changed_ns = cli_now_ns();
 
-    while (!bench_stopped() && cascade_store_stats(b->store, &stats) == 0 &&
+    while (!bench_stopped() && cascade_store_stats(store, &stats) == 0 &&
            stats.arena_ready_bytes < stats.tiers[CASCADE_TIER_DRAM].capacity_bytes &&
            cli_now_ns() - changed_ns < UINT64_C(2000000000)) {
         if (stats.arena_ready_bytes != last)
@@ -298,11 +335,11 @@ static int measure_all(const bench_arguments *arguments, bench *b, const char *f
     int result = check_capacity(b, arguments);
 
     if (!result)
-        wait_for_prefault(b);
+        bench_wait_for_prefault(b->store);
     for (size_t i = 0; i < OP_COUNT && !result && !bench_stopped(); i++)
         if (i == OP_SUSTAINED && arguments->ops[i])
             result = bench_sustained(b, folder, &results[count++]);
-        else if (i != OP_SUSTAINED && (arguments->ops[i] || !arguments->some_ops))
+        else if (i < OP_SUSTAINED && (arguments->ops[i] || !arguments->some_ops))
             result = bench_measure(b, all_ops[i], &results[count++]);
     if (!result && !bench_stopped())
         result = print_results(arguments, b, results, count);
@@ -345,7 +382,7 @@ static int allocate(bench *b, uint64_t dram_bytes)
 
 static int run_bench(const bench_arguments *arguments, bench *b)
 {
-    const char *folder = getenv("TMPDIR") && *getenv("TMPDIR") ? getenv("TMPDIR") : "/tmp";
+    const char *folder = temporary_folder();
     uint64_t dram_bytes = DRAM_SLACK + b->match_key_count * MATCH_KEY_BYTES;
     char directory[4096];
     uint64_t bytes;
@@ -372,6 +409,26 @@ static int run_bench(const bench_arguments *arguments, bench *b)
     return result;
 }
 
+/* These make stores and buffers of their own, and their figures have other yardsticks. */
+static int measure_files(const bench_arguments *arguments)
+{
+    bench_file_facts facts = {0};
+    bench_file_options options = {.persist = arguments->ops[OP_PERSIST],
+                                  .cold = arguments->ops[OP_COLD],
+                                  .files = arguments->ops[OP_FILES],
+                                  .size_bytes = arguments->size_bytes,
+                                  .folder = temporary_folder(),
+                                  .key_file = arguments->key_file,
+                                  .facts = &facts};
+
+    for (size_t i = 0; i < OP_PERSIST; i++)
+        if (arguments->ops[i] || arguments->has_store) {
+            cli_say("persist, cold and files go without other ops and without -s");
+            return CLI_USAGE;
+        }
+    return bench_file_report(&options, arguments->runs, arguments->common.json);
+}
+
 int cli_bench(int argc, char **argv)
 {
     static const struct argp_option options[] = {
@@ -381,7 +438,12 @@ int cli_bench(int argc, char **argv)
          0},
         {"threads", BENCH_THREADS, "N", 0, "Threads that put and get (1)", 0},
         {"ops", BENCH_OPS, "OP[,OP...]", 0,
-         "put, get, view, match, digest (all of these), put_sustained", 0},
+         "put, get, view, match, digest (all of these); or put_sustained; or, by themselves, persist, "
+         "cold, files",
+         0},
+        {"size", BENCH_SIZE, "SIZE", 0, "Bytes of a pass of persist and cold (2GiB)", 0},
+        {"runs", BENCH_FILE_RUNS, "N", 0, "Runs of persist, cold and files (3)", 0},
+        {"key-file", BENCH_KEY_FILE, "FILE", 0, "Encrypt files in persist, cold and files", 0},
         {"match-keys", BENCH_MATCH_KEYS, "N", 0, "Keys in the store when matching 256 of them (100000)",
          0},
         {0},
@@ -396,11 +458,17 @@ int cli_bench(int argc, char **argv)
                                      children,
                                      NULL,
                                      NULL};
-    bench_arguments arguments = {.block_bytes = 1 << 20, .threads = 1, .match_keys = 100000};
+    bench_arguments arguments = {.block_bytes = 1 << 20,
+                                 .threads = 1,
+                                 .match_keys = 100000,
+                                 .size_bytes = SIZE_DEFAULT,
+                                 .runs = RUNS_DEFAULT};
     bench b;
     int result;
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
+    if (arguments.ops[OP_PERSIST] || arguments.ops[OP_COLD] || arguments.ops[OP_FILES])
+        return measure_files(&arguments);
     if (arguments.blocks == 0) {
         arguments.blocks = (working_set_wanted() + arguments.block_bytes - 1) / arguments.block_bytes;
         if (arguments.blocks < BENCH_BATCH)

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The commands about a store as a whole: init, stat, flush, verify. */
+/* The commands about a store as a whole: init, stat, flush. */
 #include "cli.h"
-#include "progress.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -141,10 +140,40 @@ static void print_latencies(const cascade_stats *stats)
     }
 }
 
-static void print_stats(const cascade_stats *stats)
+static void print_file_tier(const cascade_stats *stats)
+{
+    printf("file tier: %s, %s, %s of dram registered%s%s%s%s\n",
+           stats->file_direct ? "direct I/O" : "buffered I/O",
+           stats->file_uring ? "io_uring" : "threads", cli_size_text(stats->file_registered_bytes),
+           stats->file_encrypted ? ", encrypted" : "", stats->file_striped ? ", striped" : "",
+           stats->file_slow ? "; SLOW: transfers are past their deadline" : "",
+           stats->file_degraded ? "; REFUSES WRITES: disk full or failing" : "");
+    printf("  live %s", cli_size_text(stats->file_live_bytes));
+    if (stats->file_live_bytes)
+        printf(", %.2f file bytes for each", cli_amplification(stats));
+    printf("; compactions %" PRIu64 " (%s moved), recycled segments %" PRIu64 "\n", stats->compactions,
+           cli_size_text(stats->compacted_bytes), stats->recycled_segments);
+    printf("  read ahead %" PRIu64 " blocks, dropped by age %" PRIu64 ", past their deadline %" PRIu64
+           " reads\n",
+           stats->read_ahead_blocks, stats->aged_blocks, stats->file_timeouts);
+}
+
+static void print_metadata(const cascade_stats *stats)
 {
     const cascade_metadata_ops *ops = &stats->metadata_ops;
 
+    printf("metadata operations since open: open %" PRIu64 ", create %" PRIu64 ", rename %" PRIu64
+           ", unlink %" PRIu64 ", stat %" PRIu64 ", mkdir %" PRIu64 ", readdir %" PRIu64
+           ", truncate %" PRIu64 ", fsync %" PRIu64,
+           ops->open, ops->create, ops->rename, ops->unlink, ops->stat, ops->mkdir, ops->readdir,
+           ops->truncate, ops->fsync);
+    if (stats->tiers[CASCADE_TIER_FILE].written_bytes)
+        printf("; %.1f per GiB written", cli_metadata_per_gib(stats));
+    putchar('\n');
+}
+
+static void print_stats(const cascade_stats *stats)
+{
     print_tiers(stats);
     printf("\nkeys %" PRIu64 ", contents %" PRIu64 ", saved by dedup %s, segments %" PRIu64 "\n",
            stats->keys, stats->contents, cli_size_text(stats->dedup_bytes_saved), stats->segments);
@@ -153,20 +182,17 @@ static void print_stats(const cascade_stats *stats)
     printf("arena: %s ready, %s on huge pages, %" PRIu64 " blocks recovered at open\n",
            cli_size_text(stats->arena_ready_bytes), cli_size_text(stats->arena_huge_bytes),
            stats->recovered_blocks);
-    printf("file tier: %s%s\n", stats->file_direct ? "direct I/O" : "buffered I/O",
-           stats->file_degraded ? "; REFUSES WRITES: disk full or failing" : "");
+    print_file_tier(stats);
     printf("lost %" PRIu64 ", conflicts %" PRIu64 "\n", stats->lost, stats->conflicts);
-    printf("metadata operations since open: open %" PRIu64 ", create %" PRIu64 ", rename %" PRIu64
-           ", unlink %" PRIu64 ", stat %" PRIu64 ", mkdir %" PRIu64 ", readdir %" PRIu64
-           ", truncate %" PRIu64 ", fsync %" PRIu64 "\n",
-           ops->open, ops->create, ops->rename, ops->unlink, ops->stat, ops->mkdir, ops->readdir,
-           ops->truncate, ops->fsync);
+    print_metadata(stats);
     print_latencies(stats);
 }
 
 int cli_stat(int argc, char **argv)
 {
-    cli_common common = cli_plain_arguments("Prints all counters of a store.", argc, argv);
+    cli_common common = cli_plain_arguments(
+        "Prints all counters of a store. Exits with 6 if the file tier refuses writes or is slow.", argc,
+        argv);
     cascade_stats stats = {.struct_bytes = sizeof stats};
     cascade_store *store;
     int result = cli_open(&common, CASCADE_OPEN_NO_PREFAULT, &store);
@@ -175,12 +201,19 @@ int cli_stat(int argc, char **argv)
     if (result)
         return result;
     code = cascade_store_stats(store, &stats);
+    if (!code && stats.dirty_bytes) {
+        /* Whether the file tier takes writes is known once it was tried. */
+        (void)cascade_store_flush(store);
+        code = cascade_store_stats(store, &stats);
+    }
     if (code)
         result = cli_fail(code, "cannot read the counters");
     else if (common.json)
         result = cli_print_json(cli_stats_json(&stats));
     else
         print_stats(&stats);
+    if (!result && (stats.file_degraded || stats.file_slow))
+        result = CLI_DEGRADED;
     return cli_close(&store, result);
 }
 
@@ -202,77 +235,10 @@ int cli_flush(int argc, char **argv)
     if (!code)
         code = cascade_store_stats(store, &stats);
     if (code)
-        result = cli_fail(code, "cannot flush");
+        result = cli_fail_to_keep(code, "cannot flush");
     else if (common.json)
         result = cli_print_json(json_pack("{s:I, s:I}", "written_bytes",
                                           (json_int_t)stats.tiers[CASCADE_TIER_FILE].written_bytes,
                                           "recovered_blocks", (json_int_t)stats.recovered_blocks));
-    return cli_close(&store, result);
-}
-
-/* ---- verify ------------------------------------------------------------------------------ */
-
-static int show_verify(void *context, uint64_t done_bytes, uint64_t total_bytes)
-{
-    char detail[80];
-
-    snprintf(detail, sizeof detail, "%s of %s", cli_size_text(done_bytes), cli_size_text(total_bytes));
-    progress_update(context, done_bytes, total_bytes, detail);
-    return cli_stop_signal() != 0;
-}
-
-static json_t *verify_json(const cascade_verify_report *report, uint64_t damaged)
-{
-    json_t *blocks = json_object(), *bad = json_object();
-
-    for (unsigned i = 0; i < CASCADE_TIER_COUNT; i++) {
-        json_object_set_new(blocks, cascade_tier_name(i), json_integer((json_int_t)report->blocks[i]));
-        json_object_set_new(bad, cascade_tier_name(i), json_integer((json_int_t)report->damaged[i]));
-    }
-    return json_pack("{s:b, s:o, s:o, s:I}", "ok", damaged == 0, "blocks", blocks, "damaged", bad,
-                     "bytes", (json_int_t)report->bytes);
-}
-
-static void print_verify(const cascade_verify_report *report, uint64_t damaged)
-{
-    for (unsigned i = 0; i < CASCADE_TIER_COUNT; i++)
-        printf("%-6s %" PRIu64 " blocks right, %" PRIu64 " damaged\n", cascade_tier_name(i),
-               report->blocks[i], report->damaged[i]);
-    printf("%s read\n", cli_size_text(report->bytes));
-    if (damaged)
-        cli_say("damaged blocks are misses now: put them again; a segment file that cannot be read is "
-                "named by a warning above, and stays as it is");
-}
-
-int cli_verify(int argc, char **argv)
-{
-    cli_common common = cli_plain_arguments(
-        "Reads every block in every tier and checks its SHA-256. Damaged blocks are quarantined.", argc,
-        argv);
-    cascade_verify_report report = {0};
-    uint64_t damaged = 0;
-    cascade_store *store;
-    int result = cli_open(&common, CASCADE_OPEN_NO_PREFAULT, &store);
-    progress bar;
-    int code;
-
-    if (result)
-        return result;
-    progress_start(&bar, "verify");
-    code = cascade_store_verify(store, &report, show_verify, &bar);
-    progress_end(&bar);
-    for (unsigned i = 0; i < CASCADE_TIER_COUNT; i++)
-        damaged += report.damaged[i];
-    if (code && code != CASCADE_ECORRUPT) {
-        if (!cli_stop_signal())
-            result = cli_fail(code, "cannot verify");
-    } else {
-        if (common.json)
-            result = cli_print_json(verify_json(&report, damaged));
-        else
-            print_verify(&report, damaged);
-        if (code && !result)
-            result = CLI_NEGATIVE;
-    }
     return cli_close(&store, result);
 }

@@ -12,9 +12,10 @@ static const struct command {
     const char *name;
     int (*run)(int argc, char **argv);
 } commands[] = {
-    {"init", cli_init},     {"put", cli_put},       {"get", cli_get},           {"match", cli_match},
-    {"ls", cli_ls},         {"stat", cli_stat},     {"delete", cli_delete},     {"flush", cli_flush},
-    {"verify", cli_verify}, {"replay", cli_replay}, {"simulate", cli_simulate}, {"bench", cli_bench},
+    {"init", cli_init},     {"put", cli_put},     {"get", cli_get},       {"match", cli_match},
+    {"ls", cli_ls},         {"stat", cli_stat},   {"delete", cli_delete}, {"flush", cli_flush},
+    {"verify", cli_verify}, {"scrub", cli_scrub}, {"replay", cli_replay}, {"simulate", cli_simulate},
+    {"bench", cli_bench},
 };
 
 static const char documentation[] =
@@ -29,6 +30,7 @@ static const char documentation[] =
     "  delete    remove keys\n"
     "  flush     write everything to stable storage\n"
     "  verify    read every block in every tier and check its SHA-256\n"
+    "  scrub     the same at a limited rate\n"
     "  replay    run a trace of requests against a store and check every byte\n"
     "  simulate  hit ratios of the eviction policies on a trace\n"
     "  bench     measure the store beside memcpy\n"

@@ -64,7 +64,8 @@ void binding_store_free(binding_store *handle);
 /* The calls of cascade.h, guarded. */
 int binding_store_flush(binding_store *handle);
 int binding_store_stats(binding_store *handle, cascade_stats *stats);
-int binding_store_verify(binding_store *handle, cascade_verify_report *report);
+int binding_store_scrub(binding_store *handle, const cascade_scrub_options *options,
+                        cascade_verify_report *report);
 int binding_put(binding_store *handle, cascade_put *put, uint32_t flags);
 int binding_put_many(binding_store *handle, cascade_put *puts, size_t count, uint32_t flags);
 int binding_get(binding_store *handle, const uint8_t *key, const cascade_block *into);

@@ -188,6 +188,17 @@ typedef struct cascade_options {
     uint32_t watermark_high_pct; /* CASCADE_WATERMARK_HIGH: start evicting at; default 99 */
     uint32_t put_wait_ms;        /* CASCADE_PUT_WAIT_MS: longest wait of a put for room; 30,000 */
     uint32_t open_flags;         /* CASCADE_OPEN_* */
+    uint32_t io_deadline_ms;     /* CASCADE_IO_DEADLINE_MS: longest wait for a file; 10,000 */
+    uint64_t file_age_s;         /* CASCADE_FILE_AGE: seconds after which a block that is in files only
+                                    and was not used goes; default 0 = never */
+    uint64_t background_rate_bytes; /* CASCADE_BACKGROUND_RATE: bytes a second that compaction and
+                                       background scrubbing move; default 256 MiB */
+    uint64_t scrub_interval_s;      /* CASCADE_SCRUB_INTERVAL: seconds between the starts of background
+                                       scrubs; default 0 = none */
+    const char *key_file;           /* CASCADE_KEY_FILE: encrypt files with the first key in this file
+                                       (docs/operations.md, "Encryption") */
+    const char *key_command; /* CASCADE_KEY_COMMAND: a program that prints what a key file holds; words
+                                between spaces, no shell. Not beside key_file */
 } cascade_options;
 
 /**
@@ -451,6 +462,18 @@ typedef struct cascade_stats {
     uint32_t file_degraded;     /* the file tier refuses writes (disk full or failing) */
     uint32_t file_direct;       /* O_DIRECT in use */
     cascade_histogram latency[CASCADE_OP_COUNT];
+    uint32_t file_uring;            /* io_uring in use, else threads */
+    uint32_t file_slow;             /* transfers are past their deadline now */
+    uint64_t file_timeouts;         /* reads that were a miss because their deadline passed */
+    uint64_t file_registered_bytes; /* of dram, with io_uring */
+    uint64_t file_live_bytes;       /* of this rank's files: records in use */
+    uint64_t compactions;           /* segments emptied by moving what lives */
+    uint64_t compacted_bytes;       /* moved */
+    uint64_t recycled_segments;     /* started in the space of an emptied one */
+    uint64_t read_ahead_blocks;     /* brought to dram before they were asked for */
+    uint64_t aged_blocks;           /* dropped by age; among the file tier's drops */
+    uint32_t file_encrypted;        /* new segments are */
+    uint32_t file_striped;          /* new segments are striped (Lustre) */
 } cascade_stats;
 
 /** Fills `*stats` (up to its struct_bytes). */
@@ -467,16 +490,56 @@ typedef struct cascade_verify_report {
     uint64_t bytes;
 } cascade_verify_report;
 
-/** Called between blocks with the bytes done and to do; return nonzero to stop. */
+/** Called now and then with the bytes done and to do; return nonzero to stop. */
 typedef int (*cascade_progress)(void *context, uint64_t done_bytes, uint64_t total_bytes);
 
 /**
  * Reads every content in every tier that holds it and checks its SHA-256. Damaged ones are quarantined.
  * `progress` may be NULL. Returns 0 if all is right, CASCADE_ECORRUPT if anything was damaged (the
- * report is filled either way), CASCADE_EIO, CASCADE_EAGAIN (stopped by `progress`).
+ * report is filled either way), CASCADE_EIO, CASCADE_ETIMEDOUT (the file tier is slow: ended there),
+ * CASCADE_EAGAIN (stopped by `progress`).
  */
 CASCADE_API int cascade_store_verify(cascade_store *store, cascade_verify_report *report,
                                      cascade_progress progress, void *context);
+
+/** What to scrub how fast. Set `struct_bytes`. */
+typedef struct cascade_scrub_options {
+    size_t struct_bytes;
+    uint64_t rate_bytes; /* a second at most; 0: as fast as it goes */
+    bool fix; /* also write anew what lives in segments of earlier runs whose index is missing or
+                 damaged; the old segments stay until the file budget or a gc takes them */
+} cascade_scrub_options;
+
+/**
+ * Re-reads every content in every tier and checks its SHA-256, as cascade_store_verify, at a limited
+ * rate. A damaged copy is quarantined; one that another tier holds is written anew from there.
+ * Returns as cascade_store_verify; a copy that cannot be read is neither right nor damaged, and its code
+ * is returned if nothing is damaged; with `fix` also CASCADE_ENOSPC.
+ */
+CASCADE_API int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *options,
+                                    cascade_verify_report *report, cascade_progress progress,
+                                    void *context);
+
+/** What a gc did, or would do. */
+typedef struct cascade_gc_report {
+    uint64_t segments;       /* of this rank's, sealed */
+    uint64_t file_bytes;     /* they and the open one take now */
+    uint64_t live_bytes;     /* of which in use */
+    uint64_t moved_segments; /* emptied by moving what lives */
+    uint64_t moved_bytes;
+    uint64_t freed_bytes;    /* file bytes freed, net */
+    uint64_t dropped_blocks; /* by age or for the budget */
+    uint64_t dropped_bytes;
+} cascade_gc_report;
+
+/**
+ * Drops what is too old, and moves what lives out of segments that are mostly dead, without the rate
+ * limit. `dry_run`: only says what would go. Blocks until done; puts and gets go on.
+ * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_EAGAIN (stopped by `progress`). The report is filled
+ * either way.
+ */
+CASCADE_API int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *report,
+                                 cascade_progress progress, void *context);
 
 /* ---- simulation -------------------------------------------------------------------------- */
 

@@ -61,6 +61,11 @@ class Store:
         lease_ms: how long a match holds blocks.
         watermark_low, watermark_high: per cent of dram to evict down to, and to start evicting at.
         put_wait_ms: the longest that a put waits for room.
+        io_deadline_ms: the longest that a read waits for a file.
+        file_age_s: seconds after which a block that is in files only and was not used goes.
+        background_rate: bytes a second that compaction and background scrubbing move.
+        scrub_interval_s: seconds between the starts of background scrubs.
+        key_file, key_command: encrypt files with the first key in this file, or that this program prints.
 
     Raises:
         BusyError: in use (the detail names the owner's pid). NoStoreError, ExistsError, AccessDeniedError,
@@ -92,6 +97,12 @@ class Store:
         watermark_low: Optional[int] = None,
         watermark_high: Optional[int] = None,
         put_wait_ms: Optional[int] = None,
+        io_deadline_ms: Optional[int] = None,
+        file_age_s: Optional[int] = None,
+        background_rate: Size = None,
+        scrub_interval_s: Optional[int] = None,
+        key_file: Union[str, "os.PathLike[str]", None] = None,
+        key_command: Optional[str] = None,
     ) -> None:
         directory = os.fsencode(path)
         if b"\0" in directory:
@@ -103,13 +114,16 @@ class Store:
             ffi.new("char[]", directory),
             optional_text("policy", policy),
             optional_text("shm_directory", shm),
+            optional_text("key_file", None if key_file is None else os.fspath(key_file)),
+            optional_text("key_command", key_command),
         )
-        options.directory, options.policy, options.shm_directory = texts
+        options.directory, options.policy, options.shm_directory, options.key_file, options.key_command = texts
         for name, size in (
             ("dram_bytes", dram),
             ("file_budget_bytes", file_budget),
             ("page_bytes", page),
             ("segment_bytes", segment),
+            ("background_rate_bytes", background_rate),
         ):
             setattr(options, name, 0 if size is None else parse_size(size))
         for name, value in (
@@ -119,8 +133,11 @@ class Store:
             ("watermark_low_pct", watermark_low),
             ("watermark_high_pct", watermark_high),
             ("put_wait_ms", put_wait_ms),
+            ("io_deadline_ms", io_deadline_ms),
         ):
             setattr(options, name, 0 if value is None else unsigned(name, value, 32))
+        for name, value in (("file_age_s", file_age_s), ("scrub_interval_s", scrub_interval_s)):
+            setattr(options, name, 0 if value is None else unsigned(name, value, 64))
         options.open_flags = (
             (lib.CASCADE_OPEN_CREATE if create else 0)
             | (lib.CASCADE_OPEN_EXCLUSIVE if exclusive else 0)
@@ -446,10 +463,21 @@ class Store:
     def verify(self) -> VerifyReport:
         """Reads every content in every tier and checks its SHA-256; damaged ones are quarantined.
 
-        Damage is reported, not raised: look at ``report.ok``. Raises InputOutputError.
+        Damage is reported, not raised: look at ``report.ok``. Raises InputOutputError, TimedOutError (a file
+        could not be read), TryAgainError (another thread closes the store).
         """
+        return self.scrub()
+
+    def scrub(self, rate: Size = None, *, fix: bool = False) -> VerifyReport:
+        """As :meth:`verify`, reading at most ``rate`` bytes a second. A damaged copy is written anew from another
+        tier that has the block; with ``fix``, so is what lies in segments whose index is missing or damaged.
+
+        Raises also NoSpaceError (``fix`` only).
+        """
+        options = ffi.new("cascade_scrub_options *", {"struct_bytes": ffi.sizeof("cascade_scrub_options"), "fix": fix})
+        options.rate_bytes = 0 if rate is None else parse_size(rate)
         report = ffi.new("cascade_verify_report *")
-        code = lib.binding_store_verify(self._handle, report)
+        code = lib.binding_store_scrub(self._handle, options, report)
         if code not in (OK, ECORRUPT):
             raise error_of(code)
         return verify_report(report)

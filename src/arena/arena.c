@@ -154,7 +154,7 @@ static void lay_out(const csc_arena_options *options, csc_arena_geometry *geomet
     geometry->rank = options->rank;
     memcpy(geometry->store_uuid, options->store_uuid, sizeof geometry->store_uuid);
     snprintf(geometry->directory, sizeof geometry->directory, "%s", options->directory);
-    geometry->device = device_of(options->directory);
+    geometry->device = options->device ? options->device : device_of(options->directory);
     if (getrandom(&geometry->hash_seed, sizeof geometry->hash_seed, 0) != sizeof geometry->hash_seed)
         geometry->hash_seed = UINT64_C(0x9e3779b97f4a7c15);
     place_regions(geometry, options->page_bytes, (uint32_t)(options->dram_bytes / options->page_bytes));

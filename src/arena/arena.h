@@ -20,6 +20,7 @@ typedef struct csc_arena csc_arena;
 typedef struct csc_arena_options {
     const char *shm_directory;
     const char *directory; /* the store's, absolute */
+    uint64_t device;       /* it is on; 0: looked up */
     uint8_t store_uuid[16];
     uint32_t rank;
     uint32_t page_bytes;

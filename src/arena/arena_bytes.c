@@ -222,19 +222,34 @@ static int tier_sync(csc_tier *tier)
     return 0;
 }
 
-static int tier_read(csc_tier *tier, const csc_place *place, const csc_content *content, uint64_t offset,
-                     const cascade_piece *pieces, size_t piece_count)
+static int read_one(csc_arena *arena, const csc_tier_read *read)
 {
-    csc_extents extents = extents_of(place);
+    csc_extents extents = extents_of(&read->place);
     uint64_t total = 0;
 
-    for (size_t i = 0; i < piece_count; i++)
-        total += pieces[i].bytes;
-    if (offset > content_bytes(content) || total > content_bytes(content) - offset)
+    for (size_t i = 0; i < read->piece_count; i++)
+        total += read->pieces[i].bytes;
+    if (read->offset > content_bytes(&read->content) ||
+        total > content_bytes(&read->content) - read->offset)
         return csc_fail(CASCADE_ESIZE, "bytes %llu to %llu are outside the block",
-                        (unsigned long long)offset, (unsigned long long)(offset + total));
-    csc_arena_copy_out(arena_of(tier), &extents, offset, pieces, piece_count);
+                        (unsigned long long)read->offset, (unsigned long long)(read->offset + total));
+    csc_arena_copy_out(arena, &extents, read->offset, read->pieces, read->piece_count);
+    if (read->arrived)
+        read->arrived(read->context, total);
     return 0;
+}
+
+static int tier_read(csc_tier *tier, csc_tier_read *reads, size_t count)
+{
+    int first_failure = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        reads[i].late = false;
+        reads[i].status = read_one(arena_of(tier), &reads[i]);
+        if (first_failure == 0)
+            first_failure = reads[i].status;
+    }
+    return first_failure;
 }
 
 static void tier_drop(csc_tier *tier, const csc_place *place, const csc_content *content)

@@ -11,10 +11,11 @@
 #error "segment files are little-endian and their structs are used in place"
 #endif
 
-/* As they stand in the file: "CSCSEGMT", "CSCRECRD", "CSCTRAIL". */
+/* As they stand in the file: "CSCSEGMT", "CSCRECRD", "CSCTRAIL", "CSCSPARE". */
 #define HEADER_MAGIC  UINT64_C(0x544d474553435343)
 #define RECORD_MAGIC  UINT64_C(0x4452434552435343)
 #define TRAILER_MAGIC UINT64_C(0x4c49415254435343)
+#define SPARE_MAGIC   UINT64_C(0x4552415053435343)
 
 #define AT(type, field, place)                                                                          \
     _Static_assert(offsetof(csc_segfmt_##type, field) == (place), #type "." #field)
@@ -26,7 +27,14 @@ AT(header, writer, 16);
 AT(header, rank, 32);
 AT(header, generation, 40);
 AT(header, created_ns, 48);
+AT(header, key_id, 56);
+AT(header, recycled_from, 64);
 AT(header, checksum, 4088);
+SIZE(spare, 512);
+AT(spare, checksum, 8);
+AT(spare, version, 16);
+AT(spare, rank, 20);
+AT(spare, number, 24);
 SIZE(record, 128);
 AT(record, checksum, 8);
 AT(record, generation, 16);
@@ -39,6 +47,8 @@ AT(record, tenant, 48);
 AT(record, k_bytes, 56);
 AT(record, v_bytes, 64);
 AT(record, digest, 72);
+AT(record, written_ns, 104);
+AT(record, key_id, 112);
 SIZE(binding, 80);
 AT(binding, parent, 32);
 AT(binding, sequence, 64);
@@ -49,13 +59,14 @@ AT(log_entry, sequence, 96);
 AT(log_entry, k_bytes, 112);
 AT(log_entry, type, 128);
 AT(log_entry, flags, 132);
-SIZE(index_entry, 144);
+SIZE(index_entry, 152);
 AT(index_entry, digest, 64);
 AT(index_entry, sequence, 96);
 AT(index_entry, offset, 128);
-AT(index_entry, header_bytes, 136);
-AT(index_entry, type, 140);
-AT(index_entry, flags, 142);
+AT(index_entry, written_ns, 136);
+AT(index_entry, header_bytes, 144);
+AT(index_entry, type, 148);
+AT(index_entry, flags, 150);
 SIZE(trailer, CSC_SEGFMT_PAGE_BYTES);
 AT(trailer, checksum, 8);
 AT(trailer, generation, 16);
@@ -76,10 +87,13 @@ uint64_t csc_segfmt_chunk_count(uint64_t payload_bytes)
     return (payload_bytes + CSC_SEGFMT_CHUNK_BYTES - 1) / CSC_SEGFMT_CHUNK_BYTES;
 }
 
-uint64_t csc_segfmt_block_header_bytes(uint64_t binding_count, uint64_t payload_bytes)
+uint64_t csc_segfmt_block_header_bytes(uint64_t binding_count, uint64_t payload_bytes, uint64_t key_id)
 {
+    uint64_t chunk_count = csc_segfmt_chunk_count(payload_bytes);
+    uint64_t cipher_bytes = key_id ? CSC_SEGFMT_SALT_BYTES + chunk_count * CSC_SEGFMT_TAG_BYTES : 0;
+
     return csc_segfmt_round(sizeof(csc_segfmt_record) + binding_count * sizeof(csc_segfmt_binding) +
-                            csc_segfmt_chunk_count(payload_bytes) * sizeof(uint64_t));
+                            chunk_count * sizeof(uint64_t) + cipher_bytes);
 }
 
 uint64_t csc_segfmt_log_header_bytes(uint64_t entry_count)
@@ -147,6 +161,33 @@ int csc_segfmt_header_check(const csc_segfmt_header *header)
     return 0;
 }
 
+static uint64_t spare_checksum(const csc_segfmt_spare *spare)
+{
+    const size_t from = offsetof(csc_segfmt_spare, version);
+
+    return csc_checksum((const char *)spare + from, sizeof *spare - from, 0);
+}
+
+void csc_segfmt_spare_seal(csc_segfmt_spare *spare)
+{
+    spare->magic = SPARE_MAGIC;
+    spare->version = CSC_SEGFMT_VERSION;
+    spare->checksum = spare_checksum(spare);
+}
+
+bool csc_segfmt_is_spare(const void *page, uint32_t rank, uint32_t number)
+{
+    const csc_segfmt_header *header = page;
+    const csc_segfmt_spare *spare = page;
+
+    if (spare->magic == SPARE_MAGIC)
+        return spare->version == CSC_SEGFMT_VERSION && spare->checksum == spare_checksum(spare) &&
+               spare->rank == rank && spare->number == number;
+    return header->magic == HEADER_MAGIC && csc_segfmt_header_check(header) == 0 &&
+           header->rank == rank && header->number != number &&
+           header->recycled_from == (uint64_t)number + 1;
+}
+
 /* ---- records -------------------------------------------------------------------------------------- */
 
 static uint64_t record_checksum(const csc_segfmt_record *record)
@@ -172,11 +213,12 @@ static int record_sizes(const csc_segfmt_record *record, uint64_t *header_bytes,
         if (record->item_count > CSC_SEGFMT_BINDINGS_MAX)
             return csc_fail(CASCADE_ECORRUPT, "record with %" PRIu32 " bindings", record->item_count);
         *payload_bytes = record->k_bytes + record->v_bytes;
-        *header_bytes = csc_segfmt_block_header_bytes(record->item_count, *payload_bytes);
+        *header_bytes =
+            csc_segfmt_block_header_bytes(record->item_count, *payload_bytes, record->key_id);
         break;
     case CSC_SEGFMT_RECORD_LOG:
         if (record->k_bytes != 0 || record->v_bytes != 0 || record->item_count == 0 ||
-            record->item_count > CSC_SEGFMT_LOG_MAX)
+            record->item_count > CSC_SEGFMT_LOG_MAX || record->key_id != 0)
             return csc_fail(CASCADE_ECORRUPT, "log record of impossible size");
         *payload_bytes = 0;
         *header_bytes = csc_segfmt_log_header_bytes(record->item_count);
@@ -249,6 +291,16 @@ const uint64_t *csc_segfmt_sums(const csc_segfmt_record *record)
     return (const uint64_t *)(csc_segfmt_bindings(record) + record->item_count);
 }
 
+const uint8_t *csc_segfmt_salt(const csc_segfmt_record *record)
+{
+    return (const uint8_t *)(csc_segfmt_sums(record) + record->chunk_count);
+}
+
+const uint8_t *csc_segfmt_tags(const csc_segfmt_record *record)
+{
+    return csc_segfmt_salt(record) + CSC_SEGFMT_SALT_BYTES;
+}
+
 const csc_segfmt_log_entry *csc_segfmt_log_entries(const csc_segfmt_record *record)
 {
     return (const csc_segfmt_log_entry *)(record + 1);
@@ -293,9 +345,9 @@ void csc_segfmt_trailer_seal(csc_segfmt_trailer *trailer, const csc_segfmt_index
 
 int csc_segfmt_trailer_check(const csc_segfmt_trailer *trailer, uint64_t generation, uint64_t file_bytes)
 {
-    if (trailer->magic != TRAILER_MAGIC)
+    if (trailer->magic != TRAILER_MAGIC || trailer->generation != generation)
         return csc_fail(CASCADE_EFORMAT, "segment is not sealed");
-    if (trailer->generation != generation || trailer->checksum != trailer_checksum(trailer))
+    if (trailer->checksum != trailer_checksum(trailer))
         return csc_fail(CASCADE_ECORRUPT, "segment trailer fails its checksum");
     if (trailer->version != CSC_SEGFMT_VERSION ||
         trailer->index_count > file_bytes / sizeof(csc_segfmt_index_entry) ||
@@ -320,10 +372,11 @@ static bool index_entry_fits(const csc_segfmt_index_entry *entry, uint64_t end)
     case CSC_SEGFMT_INDEX_CONTENT:
     case CSC_SEGFMT_INDEX_BINDING:
         payload_bytes = entry->k_bytes + entry->v_bytes;
-        least_bytes = csc_segfmt_block_header_bytes(0, payload_bytes);
+        /* An entry does not say whether its payload is encrypted. */
+        least_bytes = csc_segfmt_block_header_bytes(0, payload_bytes, 0);
         return entry->header_bytes >= least_bytes &&
                entry->header_bytes <=
-                   csc_segfmt_block_header_bytes(CSC_SEGFMT_BINDINGS_MAX, payload_bytes) &&
+                   csc_segfmt_block_header_bytes(CSC_SEGFMT_BINDINGS_MAX, payload_bytes, 1) &&
                entry->header_bytes + csc_segfmt_round(payload_bytes) <= end - entry->offset;
     case CSC_SEGFMT_INDEX_BIND:
     case CSC_SEGFMT_INDEX_DELETE:

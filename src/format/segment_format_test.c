@@ -36,7 +36,7 @@ static void header_bytes_are_as_specified(void **state)
     page.header.generation = UINT64_C(0x1122334455667788);
     page.header.created_ns = 5;
     csc_segfmt_header_seal(&page.header);
-    assert_memory_equal(page.bytes, "CSCSEGMT\1\0\0\0\0\x10\0\0\0\1\2", 19);
+    assert_memory_equal(page.bytes, "CSCSEGMT\2\0\0\0\0\x10\0\0\0\1\2", 19);
     assert_memory_equal(page.bytes + 32, "\3\0\0\0\4\3\2\1\x88\x77\x66\x55\x44\x33\x22\x11\5", 17);
     assert_int_equal(le64(page.bytes + 4088), XXH3_64bits(page.bytes, 4088));
     assert_int_equal(csc_segfmt_header_check(&page.header), 0);
@@ -45,12 +45,51 @@ static void header_bytes_are_as_specified(void **state)
         assert_int_not_equal(csc_segfmt_header_check(&page.header), 0);
         page.bytes[i / 8] ^= (uint8_t)(1 << i % 8);
     }
-    page.header.version = 2;
-    assert_int_equal(csc_segfmt_header_check(&page.header), CASCADE_EFORMAT);
     page.header.version = 1;
+    assert_int_equal(csc_segfmt_header_check(&page.header), CASCADE_EFORMAT);
     page.header.rank = 1000;
     csc_segfmt_header_seal(&page.header);
     assert_int_equal(csc_segfmt_header_check(&page.header), CASCADE_ECORRUPT);
+}
+
+/* A file between two lives is told by its first page, and by nothing that could be mere damage. */
+static void spares_are_told(void **state)
+{
+    union {
+        csc_segfmt_header header;
+        csc_segfmt_spare spare;
+        uint8_t bytes[PAGE];
+    } page;
+
+    (void)state;
+    memset(&page, 0x5a, sizeof page);
+    page.spare.rank = 3;
+    page.spare.number = 0x01020304;
+    csc_segfmt_spare_seal(&page.spare);
+    assert_memory_equal(page.bytes, "CSCSPARE", 8);
+    assert_memory_equal(page.bytes + 16, "\2\0\0\0\3\0\0\0\4\3\2\1", 12);
+    assert_int_equal(le64(page.bytes + 8), XXH3_64bits(page.bytes + 16, 496));
+    assert_true(csc_segfmt_is_spare(&page, 3, 0x01020304));
+    assert_false(csc_segfmt_is_spare(&page, 4, 0x01020304));
+    assert_false(csc_segfmt_is_spare(&page, 3, 0x01020305));
+    assert_int_equal(csc_segfmt_header_check(&page.header), CASCADE_EFORMAT);
+    for (size_t i = 0; i < PAGE * 8; i++) {
+        page.bytes[i / 8] ^= (uint8_t)(1 << i % 8);
+        assert_int_equal(csc_segfmt_is_spare(&page, 3, 0x01020304), i >= 512 * 8); /* one sector */
+        page.bytes[i / 8] ^= (uint8_t)(1 << i % 8);
+    }
+
+    /* A new segment's header in a file that has its old name still. */
+    page.header = (csc_segfmt_header){.rank = 3, .number = 9, .recycled_from = 6};
+    csc_segfmt_header_seal(&page.header);
+    assert_true(csc_segfmt_is_spare(&page, 3, 5));
+    assert_false(csc_segfmt_is_spare(&page, 3, 9)); /* where it belongs */
+    assert_false(csc_segfmt_is_spare(&page, 3, 7)); /* renamed by somebody */
+    assert_false(csc_segfmt_is_spare(&page, 2, 5));
+    page.bytes[100] ^= 1;
+    assert_false(csc_segfmt_is_spare(&page, 3, 5));
+    memset(&page, 0, sizeof page);
+    assert_false(csc_segfmt_is_spare(&page, 0, 1));
 }
 
 static csc_segfmt_record block_record(uint64_t k_bytes, uint64_t v_bytes, uint32_t bindings)
@@ -61,7 +100,7 @@ static csc_segfmt_record block_record(uint64_t k_bytes, uint64_t v_bytes, uint32
         .generation = 77,
         .offset = 8192,
         .type = CSC_SEGFMT_RECORD_BLOCK,
-        .header_bytes = (uint32_t)csc_segfmt_block_header_bytes(bindings, payload),
+        .header_bytes = (uint32_t)csc_segfmt_block_header_bytes(bindings, payload, 0),
         .item_count = bindings,
         .chunk_count = (uint32_t)csc_segfmt_chunk_count(payload),
         .k_bytes = k_bytes,
@@ -75,8 +114,8 @@ static void record_sizes(void **state)
     const uint64_t block = UINT64_C(80) << 20;
 
     (void)state;
-    assert_int_equal(csc_segfmt_block_header_bytes(17, block), PAGE);
-    assert_int_equal(csc_segfmt_block_header_bytes(18, block), 2 * PAGE);
+    assert_int_equal(csc_segfmt_block_header_bytes(17, block, 0), PAGE);
+    assert_int_equal(csc_segfmt_block_header_bytes(18, block, 0), 2 * PAGE);
     assert_true(PAGE + 51 * (PAGE + block) + csc_segfmt_footer_bytes(51 * 17) <= UINT64_C(4) << 30);
     assert_int_equal(csc_segfmt_log_header_bytes(29), PAGE);
     assert_int_equal(csc_segfmt_log_header_bytes(30), 2 * PAGE);
@@ -150,8 +189,37 @@ static void impossible_records_are_refused(void **state)
     BAD(log, item_count, 0);
     BAD(log, item_count, 16385);
     BAD(log, k_bytes, 1);
+    BAD(log, key_id, 1);
     BAD(log, chunk_count, 1);
 #undef BAD
+}
+
+/* A key makes room for salt and tags behind the sums. */
+static void encrypted_headers(void **state)
+{
+    enum { PAYLOAD = 3 * 262144 };
+    csc_segfmt_record record = block_record(PAYLOAD, 0, 2);
+    uint8_t *page = calloc(1, PAGE);
+    uint64_t bytes = 0;
+
+    (void)state;
+    record.key_id = 9;
+    assert_int_equal(measure_sealed(record, UINT64_MAX, &bytes), 0);
+    memcpy(page, &record, sizeof record);
+    assert_ptr_equal(csc_segfmt_salt((void *)page), page + 128 + 2 * 80 + 3 * 8);
+    assert_ptr_equal(csc_segfmt_tags((void *)page), page + 128 + 2 * 80 + 3 * 8 + 16);
+    free(page);
+    /* 128 + 48 x 80 + 3 x 8 + 16 + 3 x 16 bytes fit into a page; with 49 bindings only without a key. */
+    assert_int_equal(csc_segfmt_block_header_bytes(48, PAYLOAD, 9), PAGE);
+    assert_int_equal(csc_segfmt_block_header_bytes(49, PAYLOAD, 9), 2 * PAGE);
+    assert_int_equal(csc_segfmt_block_header_bytes(49, PAYLOAD, 0), PAGE);
+    record = block_record(PAYLOAD, 0, 49);
+    assert_int_equal(measure_sealed(record, UINT64_MAX, &bytes), 0);
+    record.key_id = 9;
+    assert_int_equal(measure_sealed(record, UINT64_MAX, &bytes), CASCADE_ECORRUPT);
+    /* The tags of an 80 MiB block are more than a page. */
+    assert_int_equal(csc_segfmt_block_header_bytes(3, UINT64_C(80) << 20, 9), 2 * PAGE);
+    assert_int_equal(csc_segfmt_block_header_bytes(0, 0, 9), PAGE);
 }
 
 /* The sums do not depend on how the bytes come by, and are bound to generation, place and number. */
@@ -213,7 +281,7 @@ static void index_entries_are_checked(void **state)
     (void)state;
     csc_segfmt_trailer_seal(&trailer, entries);
     assert_int_equal(csc_segfmt_trailer_check(&trailer, 5, file_bytes), 0);
-    assert_int_equal(csc_segfmt_trailer_check(&trailer, 6, file_bytes), CASCADE_ECORRUPT);
+    assert_int_equal(csc_segfmt_trailer_check(&trailer, 6, file_bytes), CASCADE_EFORMAT);
     assert_int_equal(csc_segfmt_trailer_check(&trailer, 5, file_bytes + PAGE), CASCADE_ECORRUPT);
     assert_int_equal(csc_segfmt_index_check(&trailer, entries), 0);
     entries[0].tenant ^= 1;
@@ -241,7 +309,7 @@ static void index_entries_are_checked(void **state)
     BAD(0, key[0], 3); /* out of order */
     BAD(1, header_bytes, 8192);
 #undef BAD
-    static const uint64_t counts[] = {0, 57, UINT64_MAX / 144 + 2, UINT64_MAX};
+    static const uint64_t counts[] = {0, 57, UINT64_MAX / 152 + 2, UINT64_MAX};
     for (size_t i = 0; i < 4; i++) {
         csc_segfmt_trailer_seal(&trailer, entries);
         trailer.index_count = counts[i];
@@ -289,9 +357,14 @@ static void names(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(header_bytes_are_as_specified),  cmocka_unit_test(record_sizes),
-        cmocka_unit_test(impossible_records_are_refused), cmocka_unit_test(sums),
-        cmocka_unit_test(index_entries_are_checked),      cmocka_unit_test(names),
+        cmocka_unit_test(header_bytes_are_as_specified),
+        cmocka_unit_test(spares_are_told),
+        cmocka_unit_test(record_sizes),
+        cmocka_unit_test(impossible_records_are_refused),
+        cmocka_unit_test(encrypted_headers),
+        cmocka_unit_test(sums),
+        cmocka_unit_test(index_entries_are_checked),
+        cmocka_unit_test(names),
     };
 
     return cmocka_run_group_tests_name("segment_format", tests, NULL, NULL);

@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 void *csc_segment_alloc(size_t bytes)
 {
@@ -30,6 +31,20 @@ void csc_segment_path(const csc_segment_tier *t, uint32_t rank, uint32_t number,
     snprintf(path, CSC_SEGMENT_PATH_BYTES, "%s/%s", t->directory, name);
 }
 
+csc_cipher_record csc_segment_cipher_record(const csc_segfmt_record *header)
+{
+    csc_cipher_record record = {.key_id = header->key_id,
+                                .generation = header->generation,
+                                .offset = header->offset,
+                                .tenant = header->tenant,
+                                .k_bytes = header->k_bytes,
+                                .v_bytes = header->v_bytes};
+
+    memcpy(record.salt, csc_segfmt_salt(header), sizeof record.salt);
+    memcpy(record.digest, header->digest, sizeof record.digest);
+    return record;
+}
+
 int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t *index)
 {
     csc_segment_item *item = malloc(sizeof *item);
@@ -38,6 +53,7 @@ int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t
     if (!item)
         return csc_fail(CASCADE_ENOMEM, "no memory for a segment");
     *item = *facts;
+    item->sequence_min = UINT64_MAX;
     pthread_mutex_lock(&t->lock);
     if (t->item_count == t->item_room) {
         size_t room = t->item_room ? 2 * t->item_room : 64;
@@ -75,34 +91,64 @@ void csc_segment_free(csc_segment_tier *t)
 {
     if (t->writer.item)
         csc_io_close(t->io, t->writer.fd);
+    if (t->owner == getpid())
+        csc_segment_spares_remove(t);
     free(t->writer.entries);
-    free(t->writer.stage);
+    free(t->writer.page);
+    csc_segment_ring_destroy(t->writer.ring);
+    csc_cipher_destroy(&t->writer.cipher);
     for (size_t i = 0; i < t->item_count; i++) {
         csc_segment_file_close(t, t->items[i]->file);
         free(t->items[i]);
     }
     free(t->items);
-    for (size_t i = 0; i < t->bounce_count; i++)
-        free(t->bounces[i]);
+    csc_segment_readers_free(t);
     pthread_cond_destroy(&t->opened);
     pthread_mutex_destroy(&t->lock);
     free(t->directory);
     free(t);
 }
 
+void csc_segment_leave(csc_segment_tier *t)
+{
+    if (atomic_fetch_sub(&t->users, 1) == 1)
+        csc_segment_free(t);
+}
+
+/* Transfers past their deadline may still use descriptors: the tier goes with the last of them. */
 static void segment_close(csc_tier **tier)
 {
     if (*tier)
-        csc_segment_free(csc_segment_tier_of(*tier));
+        csc_segment_leave(csc_segment_tier_of(*tier));
     *tier = NULL;
 }
 
-/* Records are never changed or taken out of a segment: space comes back with the whole of it. */
+/* Records are never changed or taken out of a segment: space comes back with the whole of it, once
+ * little of it is live. A place of a removed segment, or of another handle, counts for nothing. */
+static void count_live(csc_tier *tier, const csc_place *place, const csc_content *content, bool more)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    uint64_t bytes = (uint64_t)place->words[3] * CSC_SEGFMT_PAGE_BYTES +
+                     csc_segfmt_round(content->k_bytes + content->v_bytes);
+    uint64_t generation = place->words[4] | (uint64_t)place->words[5] << 32;
+
+    pthread_mutex_lock(&t->lock);
+    if (place->words[0] < t->item_count && t->items[place->words[0]]->generation == generation) {
+        csc_segment_item *item = t->items[place->words[0]];
+
+        item->live_bytes = more ? item->live_bytes + bytes : item->live_bytes - bytes;
+    }
+    pthread_mutex_unlock(&t->lock);
+}
+
+static void segment_retain(csc_tier *tier, const csc_place *place, const csc_content *content)
+{
+    count_live(tier, place, content, true);
+}
+
 static void segment_drop(csc_tier *tier, const csc_place *place, const csc_content *content)
 {
-    (void)tier;
-    (void)place;
-    (void)content;
+    count_live(tier, place, content, false);
 }
 
 static void segment_stats(csc_tier *tier, cascade_tier_stats *stats)
@@ -110,7 +156,7 @@ static void segment_stats(csc_tier *tier, cascade_tier_stats *stats)
     csc_segment_tier *t = csc_segment_tier_of(tier);
 
     stats->capacity_bytes = 0;
-    stats->used_bytes = 0;
+    stats->used_bytes = csc_segment_spare_bytes(tier);
     pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < t->item_count; i++)
         if (t->items[i]->rank == t->rank && t->items[i]->state != CSC_SEGMENT_REMOVED)
@@ -126,6 +172,7 @@ const csc_tier_ops csc_segment_ops = {
     .write = csc_segment_write,
     .sync = csc_segment_sync,
     .read = csc_segment_read,
+    .retain = segment_retain,
     .drop = segment_drop,
     .stats = segment_stats,
     .close = segment_close,
@@ -144,6 +191,17 @@ uint32_t csc_segment_of(const csc_place *place)
     return place->words[0];
 }
 
+uint64_t csc_segment_offset_of(const csc_place *place)
+{
+    return place->words[1] | (uint64_t)place->words[2] << 32;
+}
+
+bool csc_segment_is_same_record(const csc_place *a, const csc_place *b)
+{
+    /* Offset and generation; the index is one handle's own, and the rest follows. */
+    return memcmp(&a->words[1], &b->words[1], 5 * sizeof a->words[0]) == 0;
+}
+
 void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
@@ -160,11 +218,30 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
         if (found < room)
             infos[found] = (csc_segment_info){.segment = (uint32_t)i,
                                               .bytes = item->bytes,
-                                              .sealed = item->state == CSC_SEGMENT_SEALED};
+                                              .key_id = item->key_id,
+                                              .sealed = item->state == CSC_SEGMENT_SEALED,
+                                              .ours = item->ours,
+                                              .live_bytes = item->live_bytes,
+                                              .log_bytes = item->log_bytes,
+                                              .sequence_min = item->sequence_min};
         found++;
     }
     pthread_mutex_unlock(&t->lock);
     *count = found;
+}
+
+uint64_t csc_segment_oldest_bind(csc_tier *tier, uint32_t except)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    uint64_t oldest = UINT64_MAX;
+
+    pthread_mutex_lock(&t->lock);
+    for (size_t i = 0; i < t->item_count; i++)
+        if (i != except && t->items[i]->state != CSC_SEGMENT_REMOVED &&
+            t->items[i]->sequence_min < oldest)
+            oldest = t->items[i]->sequence_min;
+    pthread_mutex_unlock(&t->lock);
+    return oldest;
 }
 
 uint64_t csc_segment_count(csc_tier *tier)
@@ -182,6 +259,11 @@ uint64_t csc_segment_count(csc_tier *tier)
 bool csc_segment_is_direct(csc_tier *tier)
 {
     return atomic_load(&csc_segment_tier_of(tier)->direct);
+}
+
+bool csc_segment_is_striped(csc_tier *tier)
+{
+    return atomic_load(&csc_segment_tier_of(tier)->striped);
 }
 
 int csc_segment_remove(csc_tier *tier, uint32_t segment)
@@ -204,11 +286,13 @@ int csc_segment_remove(csc_tier *tier, uint32_t segment)
         return csc_fail(CASCADE_EBUSY, "segment %u is being written", segment);
     if (state == CSC_SEGMENT_REMOVED)
         return csc_fail(CASCADE_MISS, "segment %u was removed", segment);
-    csc_segment_path(t, item->rank, item->number, path);
-    rc = csc_io_unlink(t->io, path);
-    if (rc && rc != CASCADE_MISS)
-        return rc;
-    t->writer.directory_dirty = true;
+    if (state != CSC_SEGMENT_SEALED || !csc_segment_spare_keep(t, item)) {
+        csc_segment_path(t, item->rank, item->number, path);
+        rc = csc_io_unlink(t->io, path);
+        if (rc && rc != CASCADE_MISS)
+            return rc;
+        t->writer.directory_dirty = true;
+    }
     csc_segment_set_removed(t, item);
     return 0;
 }

@@ -8,10 +8,10 @@
  * say; nothing is durable before tier.ops->sync. One thread writes, syncs and drops at a time (the
  * store's writer); any number read meanwhile.
  *
- * Writing. Records of one `write` call share large requests; those in a request that fails share its
- * fate. A write that fails leaves nothing behind; after CASCADE_ENOSPC the segment goes on, after
- * CASCADE_EIO later writes go into a new one. CASCADE_EINVAL: pieces that do not add up, or more than
- * 1,024 bindings (the rest belongs in the log).
+ * Writing. Several large requests of one `write` call are in flight; when one fails, all records of the
+ * call in the same segment share its fate. A write that fails leaves nothing behind; after
+ * CASCADE_ENOSPC the segment goes on, after CASCADE_EIO later writes go into a new one. CASCADE_EINVAL:
+ * pieces that do not add up, or more than 1,024 bindings (the rest belongs in the log).
  *
  * Syncing. When tier.ops->sync (or csc_segment_seal, which includes it) fails with CASCADE_EIO,
  * everything written and logged since the last sync that returned 0 must be treated as not stored and
@@ -29,6 +29,7 @@
 #define CSC_SEGMENT_SEGMENT_H
 
 #include "base/io.h"
+#include "base/keyring.h"
 #include "tier/tier.h"
 
 typedef struct csc_segment_options {
@@ -39,6 +40,11 @@ typedef struct csc_segment_options {
                                record larger than this gets a segment of its own */
     uint32_t blocks_max;    /* seal after this many blocks of 4 MiB and more (0: 256) */
     bool buffered;          /* do not try O_DIRECT */
+    uint32_t deadline_ms;   /* of a read; 0: 10,000 */
+    uint32_t
+        spares_max; /* removed segments whose files are kept to be used again, at most 64 (0: none) */
+    const csc_keyring *keyring; /* borrowed for the life of the tier. Its first key encrypts the payloads
+                                   of new segments. NULL: they are not encrypted */
 } csc_segment_options;
 
 /** One bind or delete without bytes. */
@@ -48,20 +54,35 @@ typedef struct csc_log_entry {
     csc_content content; /* what a bind refers to; zero for a delete */
 } csc_log_entry;
 
-/** What the scan at open finds, in no particular order; the sequence decides. */
+/** Where something was found. */
+typedef struct csc_segment_source {
+    uint32_t segment; /* index for this handle */
+    uint32_t rank;    /* whose it is */
+    bool sealed;      /* by its index: all of it was durable before the index was written. Else by its
+                         record headers: a payload may be torn */
+} csc_segment_source;
+
+/** What reading the directory finds, in no particular order; the sequence decides. */
 typedef struct csc_segment_visitor {
     void *context;
     /** A whole block record. Several records may hold the same content. */
-    int (*block)(void *context, uint32_t segment, const csc_content *content,
-                 const csc_binding *bindings, size_t binding_count, const csc_place *place);
-    int (*log)(void *context, uint32_t segment, const csc_log_entry *entry);
+    int (*block)(void *context, const csc_segment_source *source, const csc_content *content,
+                 uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
+                 const csc_place *place);
+    int (*log)(void *context, const csc_segment_source *source, const csc_log_entry *entry);
 } csc_segment_visitor;
 
 /** Facts about one segment of this rank, for choosing which to drop. */
 typedef struct csc_segment_info {
     uint32_t segment; /* index for this handle, as csc_segment_of gives it */
     uint64_t bytes;
-    bool sealed; /* has its index; if not, it may be growing, under this handle or another */
+    uint64_t live_bytes;   /* of records that hold a retained place, headers included */
+    uint64_t log_bytes;    /* of log records: small, and hardly ever without use */
+    uint64_t sequence_min; /* of the binds in it; UINT64_MAX: none */
+    uint64_t key_id;       /* its payloads are encrypted with, 0: none */
+    bool sealed;           /* has its index; if not, it may be growing, under this handle or another */
+    bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
+                  Not: found later, so another live handle of the same rank made it */
 } csc_segment_info;
 
 /**
@@ -70,8 +91,10 @@ typedef struct csc_segment_info {
  * for what it finds. A visitor's nonzero return stops and is returned. Damaged or foreign files named
  * like segments are skipped, counted as quarantined and logged, never changed. New segments take numbers
  * above all seen. No file is created before the first write.
- * Returns 0, CASCADE_ENOSTORE (no such directory), CASCADE_EACCES (it cannot be listed), CASCADE_EINVAL,
- * CASCADE_EIO, CASCADE_ENOMEM; `*tier` is written only on success.
+ * CASCADE_ENOKEY: a segment of this rank is encrypted with a key that is not in the keyring; those of
+ * other ranks are skipped and logged, but are not damaged. Returns 0, CASCADE_ENOSTORE (no such
+ * directory), CASCADE_EACCES (it cannot be listed), CASCADE_EINVAL, CASCADE_EIO, CASCADE_ENOMEM,
+ * CASCADE_ENOTSUP (OpenSSL cannot encrypt); `*tier` is written only on success.
  */
 int csc_segment_open(const csc_segment_options *options, const csc_segment_visitor *visitor,
                      csc_tier **tier);
@@ -84,6 +107,12 @@ int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, 
 /** The segment (index for this handle, stable while open) a place lies in. */
 uint32_t csc_segment_of(const csc_place *place);
 
+/** Where in its segment a place's record begins. */
+uint64_t csc_segment_offset_of(const csc_place *place);
+
+/** Whether two places, of any two handles, are of the same record. */
+bool csc_segment_is_same_record(const csc_place *a, const csc_place *b);
+
 /** Lists this rank's segments, oldest first; `*count` in: room, out: how many there are. */
 void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count);
 
@@ -91,16 +120,38 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count);
  * the segment stays open, its records are durable. The writing thread only. */
 int csc_segment_seal(csc_tier *tier);
 
-/** Unlinks a segment of this rank. Reads of its places under way finish; later ones are CASCADE_MISS.
- * The removal is durable after the next sync. CASCADE_EBUSY: it is the open one; CASCADE_EINVAL: not
+/** Removes a segment of this rank: unlinks it, or, if it is sealed and `ours` and options.spares_max
+ * allows, keeps its file to become a new segment later. Reads of its places under way finish, or are
+ * CASCADE_MISS where the file is used again; later ones are CASCADE_MISS, for other handles too. The
+ * removal is durable after the next sync. CASCADE_EBUSY: it is the open one; CASCADE_EINVAL: not
  * this rank's; CASCADE_MISS: removed before. An unsealed one may belong to another live handle of the
  * same rank on another node: only the caller can know. The writing thread only. */
 int csc_segment_remove(csc_tier *tier, uint32_t segment);
+
+/** Visits the deletes in a segment of this rank that is not open, for whoever empties it. Nonzero of
+ * `visit` stops and is returned. Errors: CASCADE_EINVAL, CASCADE_MISS (removed), CASCADE_EIO,
+ * CASCADE_ENOMEM. The writing thread only. */
+int csc_segment_deletes(csc_tier *tier, uint32_t segment,
+                        int (*visit)(void *context, const csc_log_entry *entry), void *context);
+
+/** The lowest sequence of a bind in any segment, of any rank, but `except`: a delete with a lower one
+ * hides nothing. UINT64_MAX: there is none. */
+uint64_t csc_segment_oldest_bind(csc_tier *tier, uint32_t except);
 
 /** Segment files open or sealed, of all ranks. */
 uint64_t csc_segment_count(csc_tier *tier);
 
 /** Whether O_DIRECT is in use. */
 bool csc_segment_is_direct(csc_tier *tier);
+
+/** Whether new files are striped: the directory is on Lustre, and its tool said yes when the first
+ * segment was started. */
+bool csc_segment_is_striped(csc_tier *tier);
+
+/** How many segments were started in the file of a removed one. */
+uint64_t csc_segment_recycled(csc_tier *tier);
+
+/** Bytes of files that wait to be used again; a part of stats.used_bytes. close removes them. */
+uint64_t csc_segment_spare_bytes(csc_tier *tier);
 
 #endif

@@ -211,7 +211,7 @@ static void flipped_payload_is_never_returned(void **state)
     block = testing_find(0, 3000, 2000);
     assert_non_null(block);
     assert_int_equal(testing_read(tier, &block->place, 0, 3000, 2000), CASCADE_ECORRUPT);
-    assert_int_equal(tier->ops->read(tier, &block->place, &block->content, 0, &piece, 1),
+    assert_int_equal(csc_tier_read_one(tier, &block->place, &block->content, 0, &piece, 1),
                      CASCADE_ECORRUPT);
     tier->ops->close(&tier);
 }

@@ -224,16 +224,18 @@ static void short_transfers(void **state)
 }
 
 /* A failed sync is told once, even if sealing met it, and what is written afterwards is good again. */
-static int ignore_block(void *context, uint32_t segment, const csc_content *content,
-                        const csc_binding *bindings, size_t binding_count, const csc_place *place)
+static int ignore_block(void *context, const csc_segment_source *source, const csc_content *content,
+                        uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
+                        const csc_place *place)
 {
-    (void)context, (void)segment, (void)content, (void)bindings, (void)binding_count, (void)place;
+    (void)context, (void)source, (void)content, (void)written_ns, (void)bindings, (void)binding_count;
+    (void)place;
     return 0;
 }
 
-static int ignore_log(void *context, uint32_t segment, const csc_log_entry *entry)
+static int ignore_log(void *context, const csc_segment_source *source, const csc_log_entry *entry)
 {
-    (void)context, (void)segment, (void)entry;
+    (void)context, (void)source, (void)entry;
     return 0;
 }
 

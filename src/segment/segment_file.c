@@ -7,10 +7,19 @@
 #include "base/fail.h"
 #include "segment/segment_internal.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
 
-int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, csc_segment_file **file)
+static int open_by(csc_segment_tier *t, const char *path, int flags, uint64_t deadline_ns, int *fd)
+{
+    if (deadline_ns == CSC_SEGMENT_NO_DEADLINE)
+        return csc_io_open(t->io, path, flags, 0, fd);
+    return csc_io_open_by(t->io, path, flags, 0, deadline_ns, fd);
+}
+
+int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, uint64_t deadline_ns,
+                          csc_segment_file **file)
 {
     char path[CSC_SEGMENT_PATH_BYTES];
     csc_segment_file *made;
@@ -24,10 +33,10 @@ int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, c
     csc_segment_path(t, rank, number, path);
     made->direct = atomic_load(&t->direct);
     if (made->direct)
-        rc = csc_io_open(t->io, path, flags | O_DIRECT, 0, &made->fd);
+        rc = open_by(t, path, flags | O_DIRECT, deadline_ns, &made->fd);
     if (rc == CASCADE_ENOTSUP) {
         made->direct = false;
-        rc = csc_io_open(t->io, path, flags, 0, &made->fd);
+        rc = open_by(t, path, flags, deadline_ns, &made->fd);
     }
     if (rc) {
         free(made);
@@ -89,7 +98,7 @@ void csc_segment_file_keep(csc_segment_tier *t, csc_segment_item *item, csc_segm
 
 /* With the lock held on entry and at return: opens item->file, so that one thread does and others wait.
  */
-static int open_locked(csc_segment_tier *t, csc_segment_item *item)
+static int open_locked(csc_segment_tier *t, csc_segment_item *item, uint64_t deadline_ns)
 {
     csc_segment_file *made = NULL;
     csc_segment_file *leaving = make_room(t);
@@ -98,7 +107,7 @@ static int open_locked(csc_segment_tier *t, csc_segment_item *item)
     item->opening = true;
     pthread_mutex_unlock(&t->lock);
     csc_segment_file_close(t, leaving);
-    rc = csc_segment_file_open(t, item->rank, item->number, &made);
+    rc = csc_segment_file_open(t, item->rank, item->number, deadline_ns, &made);
     pthread_mutex_lock(&t->lock);
     item->opening = false;
     pthread_cond_broadcast(&t->opened);
@@ -109,16 +118,28 @@ static int open_locked(csc_segment_tier *t, csc_segment_item *item)
     return 0;
 }
 
-int csc_segment_file_acquire(csc_segment_tier *t, csc_segment_item *item, csc_segment_file **file)
+/* While another thread opens the file. With the lock held. */
+static int wait_for_open(csc_segment_tier *t, const csc_segment_item *item, uint64_t deadline_ns)
+{
+    struct timespec until = {.tv_sec = (time_t)(deadline_ns / 1000000000),
+                             .tv_nsec = (long)(deadline_ns % 1000000000)};
+
+    while (item->opening)
+        if (pthread_cond_timedwait(&t->opened, &t->lock, &until) == ETIMEDOUT && item->opening)
+            return csc_fail(CASCADE_ETIMEDOUT, "a segment file did not open in time");
+    return 0;
+}
+
+int csc_segment_file_acquire(csc_segment_tier *t, csc_segment_item *item, uint64_t deadline_ns,
+                             csc_segment_file **file)
 {
     csc_segment_file *leaving = NULL;
-    int rc = 0;
+    int rc;
 
     pthread_mutex_lock(&t->lock);
-    while (item->opening)
-        pthread_cond_wait(&t->opened, &t->lock);
-    if (item->state != CSC_SEGMENT_REMOVED && !item->file)
-        rc = open_locked(t, item);
+    rc = wait_for_open(t, item, deadline_ns);
+    if (rc == 0 && item->state != CSC_SEGMENT_REMOVED && !item->file)
+        rc = open_locked(t, item, deadline_ns);
     if (rc == 0 && item->state == CSC_SEGMENT_REMOVED) {
         leaving = csc_segment_file_detach(t, item);
         rc = csc_fail(CASCADE_MISS, "the segment was removed");

@@ -13,6 +13,7 @@
 #ifndef CSC_SEGMENT_SEGMENT_INTERNAL_H
 #define CSC_SEGMENT_SEGMENT_INTERNAL_H
 
+#include "base/cipher.h"
 #include "format/segment_format.h"
 #include "segment/segment.h"
 
@@ -20,12 +21,14 @@
 #include <stdatomic.h>
 
 #define CSC_SEGMENT_PATH_BYTES     4096
-#define CSC_SEGMENT_FILES_MAX      128u              /* read descriptors kept open */
-#define CSC_SEGMENT_BOUNCE_BYTES   ((size_t)1 << 20) /* of a reader */
-#define CSC_SEGMENT_BOUNCE_HEADER  ((size_t)1 << 17) /* of which its first part is for the header */
-#define CSC_SEGMENT_BOUNCE_KEPT    4u
-#define CSC_SEGMENT_REQUEST_BYTES  ((size_t)16 << 20) /* of one write */
-#define CSC_SEGMENT_STAGE_BYTES    ((size_t)4 << 20)  /* of the writer's own memory */
+#define CSC_SEGMENT_FILES_MAX      128u /* read descriptors kept open */
+#define CSC_SEGMENT_READERS_KEPT   4u
+#define CSC_SEGMENT_NO_DEADLINE    UINT64_MAX
+#define CSC_SEGMENT_DEADLINE_MS    10000u
+#define CSC_SEGMENT_REQUESTS       8u                /* of the writer, at the same time */
+#define CSC_SEGMENT_REQUEST_BYTES  ((size_t)4 << 20) /* of one of them, and of the memory it owns */
+#define CSC_SEGMENT_VECTORS_MAX    512
+#define CSC_SEGMENT_SPARES_MAX     64u
 #define CSC_SEGMENT_RESERVE_BYTES  (UINT64_C(64) << 20)
 #define CSC_SEGMENT_BIG_BYTES      (UINT64_C(4) << 20) /* blocks that blocks_max counts */
 #define CSC_SEGMENT_BYTES_DEFAULT  (UINT64_C(4) << 30)
@@ -50,13 +53,46 @@ typedef struct csc_segment_item {
     uint32_t rank;
     uint32_t number;
     uint64_t generation;
+    uint64_t key_id; /* of its payloads' key, 0: none */
+    bool ours;       /* as in csc_segment_info */
     /* under the lock */
     uint64_t bytes;
+    uint64_t live_bytes;           /* of records that hold a retained place */
+    _Atomic uint64_t log_bytes;    /* of log records; the writer and open alone write it and the next */
+    _Atomic uint64_t sequence_min; /* of the binds in it; UINT64_MAX: none */
     csc_segment_state state;
     csc_segment_file *file; /* NULL while not open for reading */
     bool opening;           /* some thread is opening `file` */
     uint64_t used_tick;
 } csc_segment_item;
+
+/* A file that waits to become a segment again. */
+typedef struct csc_segment_spare {
+    uint32_t number; /* in its name */
+    uint64_t bytes;
+} csc_segment_spare;
+
+/* One of the writer's requests: idle, being filled, or in the file layer's hands. */
+typedef struct csc_segment_request {
+    csc_io_request io;
+    struct iovec vectors[CSC_SEGMENT_VECTORS_MAX];
+    size_t bytes;
+    uint8_t *stage; /* CSC_SEGMENT_REQUEST_BYTES, for what cannot go to the file from where it lies */
+    size_t staged_bytes;
+    void *owned; /* more memory, freed when the request is done; or NULL */
+} csc_segment_request;
+
+/* The writer's requests; they complete in any order. Between two calls of csc_segment_write all are
+ * idle. */
+typedef struct csc_segment_ring {
+    csc_io_lane *lane; /* while a call of csc_segment_write goes on */
+    csc_segment_request requests[CSC_SEGMENT_REQUESTS];
+    csc_segment_request *idle[CSC_SEGMENT_REQUESTS];
+    csc_segment_request *refused[CSC_SEGMENT_REQUESTS]; /* for being direct: to be written again */
+    size_t idle_count, refused_count, in_flight;
+    int code; /* the first failure since the last drain */
+    uint8_t *stages;
+} csc_segment_ring;
 
 /* The open segment, and what there is to know between two syncs. */
 typedef struct csc_segment_writer {
@@ -67,6 +103,7 @@ typedef struct csc_segment_writer {
     bool direct;
     uint64_t position;               /* where the next record goes */
     uint64_t reserved_bytes;         /* file space reserved up to here */
+    uint64_t recycled_bytes;         /* what its file reaches to from an earlier use; 0: nothing */
     bool can_reserve;                /* the file system knows how */
     uint32_t big_count;              /* blocks of 4 MiB and more in it */
     csc_segfmt_index_entry *entries; /* its index so far */
@@ -75,8 +112,11 @@ typedef struct csc_segment_writer {
     bool directory_dirty;            /* names made or removed since the directory was synced */
     bool lost;                       /* a sync failed; the next csc_segment sync tells */
     uint32_t next_number;            /* above all seen */
-    uint8_t id[16];                  /* of this handle, random */
-    uint8_t *stage;                  /* CSC_SEGMENT_STAGE_BYTES, aligned; made at the first write */
+    bool stripe_tried;
+    uint8_t id[16];         /* of this handle, random */
+    uint8_t *page;          /* for first pages; made with the first segment */
+    csc_segment_ring *ring; /* made at the first write */
+    csc_cipher *cipher;     /* NULL: payloads are not encrypted */
 } csc_segment_writer;
 
 typedef struct csc_segment_tier {
@@ -84,9 +124,14 @@ typedef struct csc_segment_tier {
     csc_io *io;
     char *directory;
     uint32_t rank;
+    const csc_keyring *keyring; /* or NULL */
     uint64_t segment_bytes;
     uint32_t blocks_max;
-    atomic_bool direct; /* try O_DIRECT when opening */
+    uint32_t spares_max;
+    pid_t owner;            /* a forked child removes no files */
+    uint32_t deadline_ms;   /* of a read */
+    atomic_bool direct;     /* try O_DIRECT when opening */
+    _Atomic uint32_t users; /* the handle, and readers with late transfers */
 
     pthread_mutex_t lock;
     pthread_cond_t opened; /* some item's `opening` ended */
@@ -94,11 +139,14 @@ typedef struct csc_segment_tier {
     size_t item_count, item_room;
     size_t file_count; /* read descriptors in the table */
     uint64_t tick;
-    uint8_t *bounces[CSC_SEGMENT_BOUNCE_KEPT];
-    size_t bounce_count;
+    csc_segment_spare spares[CSC_SEGMENT_SPARES_MAX];
+    uint32_t spare_count;               /* only the writer changes it */
+    struct csc_segment_reader *readers; /* kept for the next reads */
+    size_t reader_count;
 
     csc_segment_writer writer;
-    _Atomic uint64_t read_bytes, written_bytes, quarantined;
+    _Atomic uint64_t read_bytes, written_bytes, quarantined, recycled;
+    atomic_bool striped;
 } csc_segment_tier;
 
 extern const csc_tier_ops csc_segment_ops;
@@ -111,6 +159,15 @@ static inline csc_segment_tier *csc_segment_tier_of(csc_tier *tier)
     return (csc_segment_tier *)(void *)tier;
 }
 
+/** The key that new segments are encrypted with, 0: none. */
+static inline uint64_t csc_segment_key_id(const csc_segment_tier *t)
+{
+    return t->keyring ? csc_keyring_first(t->keyring) : 0;
+}
+
+/** What the key of an encrypted record is made from, as its header says. */
+csc_cipher_record csc_segment_cipher_record(const csc_segfmt_record *header);
+
 /* ---- segment.c: the table ---------------------------------------------------------------------- */
 
 void csc_segment_path(const csc_segment_tier *t, uint32_t rank, uint32_t number,
@@ -119,18 +176,46 @@ void csc_segment_path(const csc_segment_tier *t, uint32_t rank, uint32_t number,
 int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t *index);
 /** Frees a tier in whatever state of building; the descriptors close. */
 void csc_segment_free(csc_segment_tier *t);
+/** One user less; the last frees it. */
+void csc_segment_leave(csc_segment_tier *t);
 /** Marks it removed: no read finds it any more; those under way go on. */
 void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item);
+
+/** Notes a bind that lies in a segment. */
+static inline void csc_segment_note_bind(csc_segment_item *item, uint64_t sequence)
+{
+    if (sequence < item->sequence_min)
+        item->sequence_min = sequence;
+}
+
+/* ---- segment_names.c ---------------------------------------------------------------------------- */
+
+typedef struct csc_segment_name {
+    uint32_t rank;
+    uint32_t number;
+} csc_segment_name;
+
+typedef struct csc_segment_names {
+    csc_segment_name *names; /* the caller frees it, after a failure too */
+    size_t count, room;
+} csc_segment_names;
+
+/** Lists the directory's segment files, sorted. Returns as csc_io_list. */
+int csc_segment_names_list(csc_segment_tier *t, csc_segment_names *list);
 
 /* ---- segment_file.c: descriptors for reading -------------------------------------------------------
  */
 
-/** Opens a file for reading, with O_DIRECT if that is wanted and works. */
-int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, csc_segment_file **file);
+/** Opens a file for reading, with O_DIRECT if that is wanted and works. CASCADE_ETIMEDOUT: not by
+ * `deadline_ns` (csc_clock_ns, or CSC_SEGMENT_NO_DEADLINE). */
+int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, uint64_t deadline_ns,
+                          csc_segment_file **file);
 /** Puts a file just opened, that has no user, into the table if there is room, else closes it. */
 void csc_segment_file_keep(csc_segment_tier *t, csc_segment_item *item, csc_segment_file *file);
-/** The descriptor of a segment, opened if need be. CASCADE_MISS: the segment is gone. */
-int csc_segment_file_acquire(csc_segment_tier *t, csc_segment_item *item, csc_segment_file **file);
+/** The descriptor of a segment, opened if need be. CASCADE_MISS: the segment is gone;
+ * CASCADE_ETIMEDOUT: it did not open in time. */
+int csc_segment_file_acquire(csc_segment_tier *t, csc_segment_item *item, uint64_t deadline_ns,
+                             csc_segment_file **file);
 void csc_segment_file_release(csc_segment_tier *t, csc_segment_file *file);
 /** Takes a file out of the table, for example because direct reads fail on it. With the lock held;
  * returns the file if the caller has to close it, after unlocking. */
@@ -149,6 +234,7 @@ int csc_segment_prepare(csc_segment_tier *t, uint64_t record_bytes, size_t entry
 bool csc_segment_must_roll(const csc_segment_tier *t, uint64_t record_bytes, size_t entry_count);
 /** Writes vectors into the open segment; goes over to buffered writes where direct ones are refused. */
 int csc_segment_put(csc_segment_tier *t, const struct iovec *vectors, int count, uint64_t offset);
+int csc_segment_go_buffered(csc_segment_tier *t);
 /**
  * After a failed write, with position and index back where they were before it: cuts the file there, or,
  * when that too fails or the error was not for want of room, gives the segment up. What was written to
@@ -159,13 +245,47 @@ int csc_segment_seal_open(csc_segment_tier *t);
 int csc_segment_sync(csc_tier *tier);
 /** Tells the table how far the open segment reaches. */
 void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes);
+/** Makes the writer's page, if need be, and fills it with the header of the segment that has its number.
+ * `recycled_from`: as in the header. CASCADE_ENOMEM. */
+int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t recycled_from);
+
+/* ---- segment_recycle.c: files that are used again --------------------------------------------------
+ */
+
+/** Makes a removed segment's file a spare; false: it has to be unlinked. */
+bool csc_segment_spare_keep(csc_segment_tier *t, const csc_segment_item *item);
+/** Makes a spare the file of the new segment whose name `path` was just claimed; false: there is none
+ * that can be used, and the claimed file stays as it is. */
+bool csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t generation);
+void csc_segment_spares_remove(csc_segment_tier *t);
+
+/* ---- segment_ring.c: requests in flight ------------------------------------------------------------
+ */
+
+/** Before and after the requests of one call. begin: CASCADE_ENOMEM; CASCADE_EIO: the file layer has no
+ * lane left because too many transfers hang. end: nothing is in flight. */
+int csc_segment_ring_begin(csc_segment_tier *t);
+void csc_segment_ring_end(csc_segment_tier *t);
+/** An idle request for bytes of the open segment from `offset` on; waits until one is done. */
+csc_segment_request *csc_segment_ring_take(csc_segment_tier *t, uint64_t offset);
+/** Adds memory to the end of a request; it stays as it is until the next drain. */
+void csc_segment_request_push(csc_segment_request *request, void *data, size_t bytes);
+/** Adds `bytes`, whole pages, of the request's own memory; the caller knows that there is room. */
+uint8_t *csc_segment_request_stage(csc_segment_request *request, size_t bytes);
+void csc_segment_ring_submit(csc_segment_tier *t, csc_segment_request *request);
+/** Gives a request back that was not submitted. */
+void csc_segment_ring_release(csc_segment_tier *t, csc_segment_request *request);
+/** Waits for all of them; the first failure since the last drain, after which any may have failed. */
+int csc_segment_ring_drain(csc_segment_tier *t);
+void csc_segment_ring_destroy(csc_segment_ring *ring);
 
 /* ---- segment_write.c, segment_read.c ----------------------------------------------------------------
  */
 
 int csc_segment_write(csc_tier *tier, csc_tier_write *writes, size_t count);
-int csc_segment_read(csc_tier *tier, const csc_place *place, const csc_content *content, uint64_t offset,
-                     const cascade_piece *pieces, size_t piece_count);
+int csc_segment_read(csc_tier *tier, csc_tier_read *reads, size_t count);
+/** segment_reader.c: frees the readers kept. */
+void csc_segment_readers_free(csc_segment_tier *t);
 
 /** A place is: segment index, record offset (2 words), header pages, generation (2 words), 0, 0. The
  * generation makes a place of an earlier handle a miss, not somebody else's bytes. */

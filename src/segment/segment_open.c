@@ -10,56 +10,16 @@
 #include "base/log.h"
 #include "segment/segment_internal.h"
 
+#include <inttypes.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <unistd.h>
 
 #define PAGE CSC_SEGFMT_PAGE_BYTES
 /* Headers that lie closer together than this are read many at a time. */
 #define NEAR_BYTES   ((uint64_t)128 << 10)
 #define WINDOW_BYTES ((size_t)1 << 20)
-
-/* ---- the directory -------------------------------------------------------------------------------- */
-
-typedef struct name {
-    uint32_t rank;
-    uint32_t number;
-} name;
-
-typedef struct name_list {
-    name *names;
-    size_t count, room;
-} name_list;
-
-static int collect_name(void *context, const char *text)
-{
-    name_list *list = context;
-    name found;
-
-    if (!csc_segfmt_name_parse(text, &found.rank, &found.number))
-        return 0;
-    if (list->count == list->room) {
-        size_t room = list->room ? 2 * list->room : 64;
-        name *names = realloc(list->names, room * sizeof *names);
-
-        if (!names)
-            return csc_fail(CASCADE_ENOMEM, "no memory for %zu names", room);
-        list->names = names;
-        list->room = room;
-    }
-    list->names[list->count++] = found;
-    return 0;
-}
-
-static int compare_names(const void *a, const void *b)
-{
-    const name *x = a;
-    const name *y = b;
-
-    if (x->rank != y->rank)
-        return x->rank < y->rank ? -1 : 1;
-    return x->number < y->number ? -1 : x->number > y->number;
-}
 
 /* ---- one segment ---------------------------------------------------------------------------------- */
 
@@ -68,8 +28,9 @@ typedef struct loading {
     csc_segment_tier *t;
     const csc_segment_visitor *visitor;
     csc_segment_file *file;
-    uint32_t index; /* in the table */
+    csc_segment_source source;
     uint64_t generation;
+    uint64_t key_id;
     uint64_t size;   /* of the file, whole pages */
     uint8_t *window; /* WINDOW_BYTES or more, aligned */
     size_t window_room;
@@ -120,6 +81,12 @@ static void to_content(csc_content *to, uint64_t tenant, uint64_t k_bytes, uint6
     memcpy(to->digest, digest, sizeof to->digest);
 }
 
+/* Until it is reported nobody else sees the item. */
+static void note_bind(const loading *l, uint64_t sequence)
+{
+    csc_segment_note_bind(l->t->items[l->source.segment], sequence);
+}
+
 static void to_binding(csc_binding *to, const uint8_t key[32], const uint8_t parent[32],
                        uint64_t sequence, uint32_t flags)
 {
@@ -146,9 +113,11 @@ static int visit_logged(const loading *l, const csc_segfmt_index_entry *from)
 {
     csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_INDEX_DELETE};
 
+    if (!entry.is_delete)
+        note_bind(l, from->sequence);
     to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);
     to_content(&entry.content, from->tenant, from->k_bytes, from->v_bytes, from->digest);
-    return l->visitor->log(l->visitor->context, l->index, &entry);
+    return l->visitor->log(l->visitor->context, &l->source, &entry);
 }
 
 /* Reports the block whose entries are sorted[0, count). */
@@ -161,12 +130,15 @@ static int visit_indexed(const loading *l, const csc_segfmt_index_entry *const *
     size_t found = 0;
 
     for (size_t i = 0; i < count; i++)
-        if (sorted[i]->type == CSC_SEGFMT_INDEX_BINDING)
+        if (sorted[i]->type == CSC_SEGFMT_INDEX_BINDING) {
+            note_bind(l, sorted[i]->sequence);
             to_binding(&bindings[found++], sorted[i]->key, sorted[i]->parent, sorted[i]->sequence,
                        sorted[i]->flags);
+        }
     to_content(&content, first->tenant, first->k_bytes, first->v_bytes, first->digest);
-    csc_segment_place_make(&place, l->index, first->offset, first->header_bytes, l->generation);
-    return l->visitor->block(l->visitor->context, l->index, &content, bindings, found, &place);
+    csc_segment_place_make(&place, l->source.segment, first->offset, first->header_bytes, l->generation);
+    return l->visitor->block(l->visitor->context, &l->source, &content, first->written_ns, bindings,
+                             found, &place);
 }
 
 static bool is_logged(const csc_segfmt_index_entry *entry)
@@ -216,6 +188,8 @@ static int visit_index(const loading *l, const csc_segfmt_index_entry *entries, 
         run = record_run(sorted, count, i);
         if (!is_logged(sorted[i]))
             rc = visit_indexed(l, &sorted[i], run);
+        else
+            l->t->items[l->source.segment]->log_bytes += sorted[i]->header_bytes;
         for (size_t k = i; k < i + run && rc == 0 && is_logged(sorted[i]); k++)
             rc = visit_logged(l, sorted[k]);
     }
@@ -251,7 +225,9 @@ static int load_index(loading *l, bool *sound)
     if (rc)
         return 0;
     *sound = true;
+    l->source.sealed = true;
     rc = visit_index(l, data, trailer.index_count, sound);
+    l->source.sealed = *sound;
     if (rc == 0 && !*sound)
         csc_log(CSC_LOG_WARNING, "a segment's index contradicts itself, reading its records");
     return rc;
@@ -268,25 +244,30 @@ static int visit_block(const loading *l, const csc_segfmt_record *record)
     for (uint32_t i = 0; i < record->item_count; i++) {
         const csc_segfmt_binding *from = &csc_segfmt_bindings(record)[i];
 
+        note_bind(l, from->sequence);
         to_binding(&bindings[i], from->key, from->parent, from->sequence, from->flags);
     }
     to_content(&content, record->tenant, record->k_bytes, record->v_bytes, record->digest);
-    csc_segment_place_make(&place, l->index, record->offset, record->header_bytes, l->generation);
-    return l->visitor->block(l->visitor->context, l->index, &content, bindings, record->item_count,
-                             &place);
+    csc_segment_place_make(&place, l->source.segment, record->offset, record->header_bytes,
+                           l->generation);
+    return l->visitor->block(l->visitor->context, &l->source, &content, record->written_ns, bindings,
+                             record->item_count, &place);
 }
 
 static int visit_log(const loading *l, const csc_segfmt_record *record)
 {
     int rc = 0;
 
+    l->t->items[l->source.segment]->log_bytes += record->header_bytes;
     for (uint32_t i = 0; i < record->item_count && rc == 0; i++) {
         const csc_segfmt_log_entry *from = &csc_segfmt_log_entries(record)[i];
         csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_LOG_DELETE};
 
+        if (!entry.is_delete)
+            note_bind(l, from->sequence);
         to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);
         to_content(&entry.content, from->tenant, from->k_bytes, from->v_bytes, from->digest);
-        rc = l->visitor->log(l->visitor->context, l->index, &entry);
+        rc = l->visitor->log(l->visitor->context, &l->source, &entry);
     }
     return rc;
 }
@@ -308,8 +289,8 @@ static int fetch_record(loading *l, uint64_t at, bool ahead, const csc_segfmt_re
         rc = csc_segfmt_record_measure(data, l->generation, at, l->size, record_bytes);
     if (rc == 0)
         rc = csc_segfmt_record_check(data);
-    if (rc == 0)
-        *record = data;
+    if (rc == 0 && (*record = data)->type == CSC_SEGFMT_RECORD_BLOCK && (*record)->key_id != l->key_id)
+        rc = csc_fail(CASCADE_ECORRUPT, "record at offset %" PRIu64 " has another key", at);
     return rc;
 }
 
@@ -340,10 +321,12 @@ static int scan_records(loading *l)
 /* ---- all of it ------------------------------------------------------------------------------------ */
 
 /* Checks the first page against the name and puts the segment into the table. */
-static int load_header(loading *l, const name *named)
+static int load_header(loading *l, const csc_segment_name *named)
 {
-    csc_segment_item facts = {
-        .rank = named->rank, .number = named->number, .state = CSC_SEGMENT_UNSEALED};
+    csc_segment_item facts = {.rank = named->rank,
+                              .number = named->number,
+                              .ours = named->rank == l->t->rank,
+                              .state = CSC_SEGMENT_UNSEALED};
     const csc_segfmt_header *header;
     const void *data;
     int rc = csc_io_size(l->t->io, l->file->fd, &l->size);
@@ -361,7 +344,7 @@ static int load_header(loading *l, const name *named)
         csc_segment_file *buffered;
 
         atomic_store(&l->t->direct, false);
-        rc = csc_segment_file_open(l->t, named->rank, named->number, &buffered);
+        rc = csc_segment_file_open(l->t, named->rank, named->number, CSC_SEGMENT_NO_DEADLINE, &buffered);
         if (rc)
             return rc;
         csc_segment_file_close(l->t, l->file);
@@ -370,19 +353,25 @@ static int load_header(loading *l, const name *named)
     }
     if (rc)
         return rc;
+    if (csc_segfmt_is_spare(data, named->rank, named->number))
+        return CASCADE_MISS; /* its writer was killed, or keeps it to use it again */
     header = data;
     rc = csc_segfmt_header_check(header);
     if (rc)
         return rc;
     if (header->rank != named->rank || header->number != named->number)
         return csc_fail(CASCADE_EFORMAT, "written under another name");
+    l->source.rank = named->rank;
     facts.generation = l->generation = header->generation;
-    return csc_segment_add(l->t, &facts, &l->index);
+    facts.key_id = l->key_id = header->key_id;
+    if (header->key_id && !csc_keyring_find(l->t->keyring, header->key_id))
+        return CASCADE_ENOKEY;
+    return csc_segment_add(l->t, &facts, &l->source.segment);
 }
 
 static int load_records(loading *l)
 {
-    csc_segment_item *item = l->t->items[l->index];
+    csc_segment_item *item = l->t->items[l->source.segment];
     bool sound;
     int rc = load_index(l, &sound);
 
@@ -405,10 +394,23 @@ static bool is_files_own(int rc)
     return rc == CASCADE_EFORMAT || rc == CASCADE_ECORRUPT || rc == CASCADE_EACCES;
 }
 
-static int load(loading *l, const name *named)
+/* Without their key this rank's blocks would all be misses, and an engine would compute and store
+ * them again: better not to open. Another rank's are its own to read. */
+static int miss_key(const loading *l, const csc_segment_name *named, const char *text)
+{
+    csc_fail(CASCADE_ENOKEY,
+             "%s is encrypted with key %016" PRIx64 ", which is not among the keys given", text,
+             l->key_id);
+    if (named->rank == l->t->rank)
+        return CASCADE_ENOKEY;
+    csc_log(CSC_LOG_WARNING, "%s", csc_fail_text());
+    return 0;
+}
+
+static int load(loading *l, const csc_segment_name *named)
 {
     char text[CSC_SEGFMT_NAME_BYTES];
-    int rc = csc_segment_file_open(l->t, named->rank, named->number, &l->file);
+    int rc = csc_segment_file_open(l->t, named->rank, named->number, CSC_SEGMENT_NO_DEADLINE, &l->file);
 
     if (rc == CASCADE_MISS)
         return 0; /* removed since it was listed */
@@ -423,9 +425,11 @@ static int load(loading *l, const name *named)
         if (rc == CASCADE_MISS)
             return 0;
     }
+    csc_segfmt_name_format(named->rank, named->number, text);
+    if (rc == CASCADE_ENOKEY)
+        return miss_key(l, named, text);
     if (!is_files_own(rc))
         return rc;
-    csc_segfmt_name_format(named->rank, named->number, text);
     csc_log(CSC_LOG_WARNING, "%s is skipped: %s", text, csc_fail_text());
     atomic_fetch_add(&l->t->quarantined, 1);
     return 0;
@@ -433,9 +437,9 @@ static int load(loading *l, const name *named)
 
 static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
 {
-    name_list list = {NULL, 0, 0};
+    csc_segment_names list = {NULL, 0, 0};
     loading l = {.t = t, .visitor = visitor, .window_room = WINDOW_BYTES};
-    int rc = csc_io_list(t->io, t->directory, collect_name, &list);
+    int rc = csc_segment_names_list(t, &list);
 
     if (rc == CASCADE_MISS)
         rc = CASCADE_ENOSTORE;
@@ -443,8 +447,6 @@ static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
         l.window = csc_segment_alloc(WINDOW_BYTES);
         rc = l.window ? 0 : CASCADE_ENOMEM;
     }
-    if (rc == 0 && list.count > 0)
-        qsort(list.names, list.count, sizeof *list.names, compare_names);
     for (size_t i = 0; i < list.count && rc == 0; i++) {
         size_t before = t->item_count;
 
@@ -463,9 +465,70 @@ static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
     return rc;
 }
 
+/* ---- deletes alone -----------------------------------------------------------------------------------
+ */
+
+typedef struct deletes_wanted {
+    int (*visit)(void *context, const csc_log_entry *entry);
+    void *context;
+} deletes_wanted;
+
+static int pass_block(void *context, const csc_segment_source *source, const csc_content *content,
+                      uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
+                      const csc_place *place)
+{
+    (void)context, (void)source, (void)content, (void)written_ns, (void)bindings, (void)binding_count;
+    (void)place;
+    return 0;
+}
+
+static int pass_delete(void *context, const csc_segment_source *source, const csc_log_entry *entry)
+{
+    const deletes_wanted *wanted = context;
+
+    (void)source;
+    return entry->is_delete ? wanted->visit(wanted->context, entry) : 0;
+}
+
+int csc_segment_deletes(csc_tier *tier, uint32_t segment,
+                        int (*visit)(void *context, const csc_log_entry *entry), void *context)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    deletes_wanted wanted = {visit, context};
+    csc_segment_visitor visitor = {&wanted, pass_block, pass_delete};
+    loading l = {.t = t, .visitor = &visitor, .source = {.segment = segment, .rank = t->rank}};
+    csc_segment_item item = {.state = CSC_SEGMENT_REMOVED};
+    bool sound;
+    int rc;
+
+    pthread_mutex_lock(&t->lock);
+    if (segment < t->item_count)
+        item = *t->items[segment];
+    pthread_mutex_unlock(&t->lock);
+    if (item.state == CSC_SEGMENT_REMOVED)
+        return csc_fail(CASCADE_MISS, "segment %u was removed", segment);
+    if (item.rank != t->rank || item.state == CSC_SEGMENT_OPEN)
+        return csc_fail(CASCADE_EINVAL, "segment %u is not this rank's, or is being written", segment);
+    l.generation = item.generation;
+    l.size = item.bytes - item.bytes % PAGE;
+    l.window_room = WINDOW_BYTES;
+    l.window = csc_segment_alloc(WINDOW_BYTES);
+    rc = l.window ? csc_segment_file_open(t, item.rank, item.number, CSC_SEGMENT_NO_DEADLINE, &l.file)
+                  : CASCADE_ENOMEM;
+    if (rc == 0) {
+        rc = load_index(&l, &sound);
+        if (rc == 0 && !sound)
+            rc = scan_records(&l);
+        csc_segment_file_close(t, l.file);
+    }
+    free(l.window);
+    return rc;
+}
+
 int csc_segment_open(const csc_segment_options *options, const csc_segment_visitor *visitor,
                      csc_tier **tier)
 {
+    pthread_condattr_t attributes;
     csc_segment_tier *t;
     int rc = 0;
 
@@ -479,16 +542,27 @@ int csc_segment_open(const csc_segment_options *options, const csc_segment_visit
     t->base.ops = &csc_segment_ops;
     t->io = options->io;
     t->rank = options->rank;
+    t->keyring = options->keyring;
     t->segment_bytes = options->segment_bytes ? options->segment_bytes : CSC_SEGMENT_BYTES_DEFAULT;
+    t->spares_max =
+        options->spares_max < CSC_SEGMENT_SPARES_MAX ? options->spares_max : CSC_SEGMENT_SPARES_MAX;
+    t->owner = getpid();
     t->blocks_max = options->blocks_max ? options->blocks_max : CSC_SEGMENT_BLOCKS_DEFAULT;
+    t->deadline_ms = options->deadline_ms ? options->deadline_ms : CSC_SEGMENT_DEADLINE_MS;
     atomic_init(&t->direct, !options->buffered);
+    atomic_init(&t->users, 1);
     pthread_mutex_init(&t->lock, NULL);
-    pthread_cond_init(&t->opened, NULL);
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&t->opened, &attributes);
+    pthread_condattr_destroy(&attributes);
     t->directory = strdup(options->directory);
     if (!t->directory)
         rc = csc_fail(CASCADE_ENOMEM, "no memory for the file tier");
     else if (getrandom(t->writer.id, sizeof t->writer.id, 0) != sizeof t->writer.id)
         rc = csc_fail(CASCADE_EIO, "the system gives no random bytes");
+    if (rc == 0 && t->keyring)
+        rc = csc_cipher_create(t->keyring, &t->writer.cipher);
     if (rc == 0)
         rc = load_all(t, visitor);
     if (rc)

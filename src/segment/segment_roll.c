@@ -10,16 +10,19 @@
  * The segment is given up, `lost` is set, and the next csc_segment_sync fails once, which tells the
  * store that everything written since the last good sync has to be written again.
  */
+#include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "segment/segment_internal.h"
+#include "segment/stripe.h"
 
 #include <fcntl.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
-#include <time.h>
+
+#define STRIPE_WAIT_MS 10000
 
 static int random_bytes(void *to, size_t bytes)
 {
@@ -28,19 +31,29 @@ static int random_bytes(void *to, size_t bytes)
                : csc_fail(CASCADE_EIO, "the system gives no random bytes");
 }
 
-void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes)
+static uint64_t min_u64(uint64_t a, uint64_t b)
 {
-    pthread_mutex_lock(&t->lock);
-    t->writer.item->bytes = bytes;
-    pthread_mutex_unlock(&t->lock);
+    return a < b ? a : b;
+}
+
+static uint64_t max_u64(uint64_t a, uint64_t b)
+{
+    return a > b ? a : b;
 }
 
 static void set_state(csc_segment_tier *t, csc_segment_state state, uint64_t bytes)
 {
+    csc_segment_writer *w = &t->writer;
+
     pthread_mutex_lock(&t->lock);
-    t->writer.item->state = state;
-    t->writer.item->bytes = bytes;
+    w->item->state = state;
+    w->item->bytes = max_u64(bytes, w->recycled_bytes);
     pthread_mutex_unlock(&t->lock);
+}
+
+void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes)
+{
+    set_state(t, CSC_SEGMENT_OPEN, bytes);
 }
 
 /* Ends the handle's interest in writing the open segment. */
@@ -146,33 +159,71 @@ static int claim_number(csc_segment_tier *t, char path[CSC_SEGMENT_PATH_BYTES])
     return rc;
 }
 
-static int write_header(csc_segment_tier *t, uint64_t generation)
+int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t recycled_from)
 {
-    csc_segfmt_header *header = (void *)t->writer.stage;
-    struct iovec vector = {header, sizeof *header};
-    struct timespec now;
+    csc_segment_writer *w = &t->writer;
+    csc_segfmt_header *header;
 
-    clock_gettime(CLOCK_REALTIME, &now);
+    if (!w->page && !(w->page = csc_segment_alloc(CSC_SEGFMT_PAGE_BYTES)))
+        return CASCADE_ENOMEM;
+    header = (void *)w->page;
     memset(header, 0, sizeof *header);
-    memcpy(header->writer, t->writer.id, sizeof header->writer);
+    memcpy(header->writer, w->id, sizeof header->writer);
     header->rank = t->rank;
-    header->number = t->writer.number;
+    header->number = w->number;
     header->generation = generation;
-    header->created_ns = (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
+    header->created_ns = csc_wall_ns();
+    header->key_id = csc_segment_key_id(t);
+    header->recycled_from = recycled_from;
     csc_segfmt_header_seal(header);
-    return csc_segment_put(t, &vector, 1, 0);
+    return 0;
+}
+
+/* Makes the file just claimed a segment: a removed one's takes its place, or it gets a header itself. */
+static int begin(csc_segment_tier *t, const char *path, uint64_t generation)
+{
+    csc_segment_writer *w = &t->writer;
+    int rc = 0;
+
+    w->recycled_bytes = 0;
+    if (csc_segment_spare_take(t, path, generation)) {
+        go_direct(t, path);
+    } else {
+        go_direct(t, path);
+        rc = csc_segment_fill_header(t, generation, 0);
+        if (rc == 0) {
+            struct iovec vector = {w->page, CSC_SEGFMT_PAGE_BYTES};
+
+            rc = csc_segment_put(t, &vector, 1, 0);
+        }
+    }
+    csc_mark("segment: begun");
+    return rc;
+}
+
+/* Before the first file is made. Without stripes a file works as well, only slower. */
+static void stripe_once(csc_segment_tier *t)
+{
+    if (t->writer.stripe_tried)
+        return;
+    t->writer.stripe_tried = true;
+    if (!csc_stripe_is_wanted(t->io, t->directory))
+        return;
+    if (csc_stripe_set(t->directory, STRIPE_WAIT_MS) == 0)
+        atomic_store(&t->striped, true);
+    else
+        csc_log(CSC_LOG_WARNING, "segments are not striped: %s", csc_fail_text());
 }
 
 static int start(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
     csc_segment_item facts = {
-        .rank = t->rank, .bytes = CSC_SEGFMT_PAGE_BYTES, .state = CSC_SEGMENT_OPEN};
+        .rank = t->rank, .key_id = csc_segment_key_id(t), .ours = true, .state = CSC_SEGMENT_OPEN};
     char path[CSC_SEGMENT_PATH_BYTES];
     int rc;
 
-    if (!w->stage && !(w->stage = csc_segment_alloc(CSC_SEGMENT_STAGE_BYTES)))
-        return CASCADE_ENOMEM;
+    stripe_once(t);
     rc = random_bytes(&facts.generation, sizeof facts.generation);
     if (rc == 0)
         rc = claim_number(t, path);
@@ -181,9 +232,8 @@ static int start(csc_segment_tier *t)
     csc_mark("segment: created");
     facts.number = w->number;
     w->directory_dirty = true;
-    go_direct(t, path);
-    rc = write_header(t, facts.generation);
-    csc_mark("segment: begun");
+    rc = begin(t, path, facts.generation);
+    facts.bytes = max_u64(CSC_SEGFMT_PAGE_BYTES, w->recycled_bytes);
     if (rc == 0)
         rc = csc_segment_add(t, &facts, &w->index);
     if (rc) {
@@ -196,7 +246,7 @@ static int start(csc_segment_tier *t)
     w->item = t->items[w->index];
     pthread_mutex_unlock(&t->lock);
     w->position = CSC_SEGFMT_PAGE_BYTES;
-    w->reserved_bytes = w->position;
+    w->reserved_bytes = facts.bytes;
     w->can_reserve = true;
     w->entry_count = 0;
     w->big_count = 0;
@@ -205,11 +255,6 @@ static int start(csc_segment_tier *t)
 }
 
 /* ---- room ----------------------------------------------------------------------------------------- */
-
-static uint64_t min_u64(uint64_t a, uint64_t b)
-{
-    return a < b ? a : b;
-}
 
 /* Reserves file space up to `end` and, if there is more, somewhat ahead. A full disk is noticed here,
  * before anything was written. */
@@ -281,7 +326,7 @@ int csc_segment_prepare(csc_segment_tier *t, uint64_t record_bytes, size_t entry
 
 /* ---- writing -------------------------------------------------------------------------------------- */
 
-static int go_buffered(csc_segment_tier *t)
+int csc_segment_go_buffered(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
     char path[CSC_SEGMENT_PATH_BYTES];
@@ -307,7 +352,7 @@ int csc_segment_put(csc_segment_tier *t, const struct iovec *vectors, int count,
     int rc = csc_io_write(t->io, w->fd, vectors, count, offset);
 
     if (rc == CASCADE_ENOTSUP && w->direct) {
-        rc = go_buffered(t);
+        rc = csc_segment_go_buffered(t);
         if (rc == 0)
             rc = csc_io_write(t->io, w->fd, vectors, count, offset);
     }
@@ -325,6 +370,7 @@ void csc_segment_recover(csc_segment_tier *t, int code)
 
     if (csc_io_truncate(t->io, w->fd, w->position) == 0) {
         w->reserved_bytes = w->position;
+        w->recycled_bytes = 0;
         w->dirty = true;
         if (code == CASCADE_ENOSPC || code == CASCADE_ENOMEM)
             return;
@@ -380,6 +426,24 @@ static int discard_empty(csc_segment_tier *t)
     return rc == CASCADE_MISS ? 0 : rc;
 }
 
+/* A file that is used again reaches further than its records. Only behind its last byte can the index
+ * say that it is one; and a file that grows again has its size synced with its bytes. */
+static int cut_earlier_use(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+
+    if (w->recycled_bytes <= w->position)
+        return 0;
+    if (csc_io_truncate(t->io, w->fd, w->position)) {
+        abandon(t);
+        return CASCADE_EIO;
+    }
+    w->recycled_bytes = 0;
+    w->reserved_bytes = w->position;
+    csc_segment_set_bytes(t, w->position);
+    return 0;
+}
+
 int csc_segment_seal_open(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
@@ -394,6 +458,9 @@ int csc_segment_seal_open(csc_segment_tier *t)
     /* The index speaks for the records, so they are made durable before it. */
     rc = sync_open(t);
     csc_mark("seal: records synced");
+    if (rc == 0)
+        rc = cut_earlier_use(t);
+    csc_mark("seal: earlier use cut");
     if (rc == 0)
         rc = write_footer(t);
     csc_mark("seal: index written");

@@ -461,7 +461,7 @@ static void ranges_read_little(void **state)
     (void)state;
     assert_int_equal(testing_write(tier, 3, k_bytes, k_bytes, 1, &place), 0);
     tier->ops->stats(tier, &before);
-    assert_int_equal(tier->ops->read(tier, &place, &content, 37 * MIB + 12345, &piece, 1), 0);
+    assert_int_equal(csc_tier_read_one(tier, &place, &content, 37 * MIB + 12345, &piece, 1), 0);
     tier->ops->stats(tier, &after);
     assert_true(after.read_bytes - before.read_bytes <= 2 * MIB);
     assert_true(after.read_bytes - before.read_bytes >= MIB);

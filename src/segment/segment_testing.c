@@ -65,15 +65,17 @@ size_t testing_file_count(void)
 
 /* ---- what an open finds --------------------------------------------------------------------------- */
 
-static int see_block(void *context, uint32_t segment, const csc_content *content,
-                     const csc_binding *bindings, size_t binding_count, const csc_place *place)
+static int see_block(void *context, const csc_segment_source *source, const csc_content *content,
+                     uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
+                     const csc_place *place)
 {
     testing_found *found = context;
     testing_block *block = &found->blocks[found->block_count];
 
     assert_true(found->block_count < TESTING_FOUND_MAX);
-    assert_int_equal(csc_segment_of(place), segment);
-    *block = (testing_block){.segment = segment, .content = *content, .place = *place};
+    assert_int_equal(csc_segment_of(place), source->segment);
+    assert_true(written_ns > 0);
+    *block = (testing_block){.segment = source->segment, .content = *content, .place = *place};
     block->binding_count = binding_count;
     for (size_t i = 0; i < binding_count && i < 3; i++)
         block->bindings[i] = bindings[i];
@@ -81,11 +83,11 @@ static int see_block(void *context, uint32_t segment, const csc_content *content
     return 0;
 }
 
-static int see_log(void *context, uint32_t segment, const csc_log_entry *entry)
+static int see_log(void *context, const csc_segment_source *source, const csc_log_entry *entry)
 {
     testing_found *found = context;
 
-    (void)segment;
+    (void)source;
     assert_true(found->log_count < TESTING_FOUND_MAX);
     found->logs[found->log_count++] = *entry;
     return 0;
@@ -170,7 +172,7 @@ int testing_read(csc_tier *tier, const csc_place *place, uint64_t seed, size_t k
     uint8_t *expected = page_memory(bytes);
     const cascade_piece piece = {memory, bytes};
     csc_content content = csc_tier_suite_content(seed, k_bytes, v_bytes);
-    int rc = tier->ops->read(tier, place, &content, 0, &piece, 1);
+    int rc = csc_tier_read_one(tier, place, &content, 0, &piece, 1);
 
     csc_tier_suite_fill(expected, bytes, seed);
     if (rc == 0 && memcmp(memory, expected, bytes) != 0)
@@ -184,15 +186,22 @@ int testing_read(csc_tier *tier, const csc_place *place, uint64_t seed, size_t k
 
 enum kind { OTHER, SYNC, GROWTH };
 
-/* Counts a call; true: it fails, errno is set. */
-static bool fails(enum kind kind)
+/* The number of a call of this kind, from 1; 0: it does not count. */
+static int count_call(enum kind kind)
 {
     testing_faults *f = &testing_fault;
 
     if (f->at == 0 || (f->only_sync && kind != SYNC) || (f->only_growth && kind != GROWTH))
-        return false;
-    f->calls++;
-    if (f->err == 0 || f->calls < f->at || (f->calls > f->at && !f->lasting))
+        return 0;
+    return ++f->calls;
+}
+
+/* Whether the call with that number fails; errno is set. */
+static bool fails_at(int number)
+{
+    testing_faults *f = &testing_fault;
+
+    if (number == 0 || f->err == 0 || number < f->at || (number > f->at && !f->lasting))
         return false;
     f->met = true;
     errno = f->err;
@@ -202,6 +211,11 @@ static bool fails(enum kind kind)
 static bool is_direct(int fd)
 {
     return fcntl(fd, F_GETFL) & O_DIRECT;
+}
+
+static bool fails(enum kind kind)
+{
+    return fails_at(count_call(kind));
 }
 
 /* Direct transfers must be of whole pages, whatever this file system would put up with. */
@@ -217,12 +231,12 @@ static void check_alignment(int fd, const struct iovec *vectors, int count, off_
 }
 
 /* The `at`-th transfer that is longer than a page moves a page less (a whole page stays aligned). */
-static int shorten(struct iovec *to, const struct iovec *vectors, int count)
+static int shorten(struct iovec *to, const struct iovec *vectors, int count, int number)
 {
     testing_faults *f = &testing_fault;
 
     memcpy(to, vectors, (size_t)count * sizeof *to);
-    if (f->at == 0 || f->err != 0 || f->calls != f->at)
+    if (number == 0 || f->err != 0 || number != f->at)
         return count;
     f->met = true;
     if (to[count - 1].iov_len > 4096)
@@ -236,15 +250,16 @@ static ssize_t faulty_transfer(ssize_t (*call)(int, const struct iovec *, int, o
                                const struct iovec *vectors, int count, off_t offset)
 {
     struct iovec window[1024];
+    int number = count_call(call == pwritev ? GROWTH : OTHER);
 
     check_alignment(fd, vectors, count, offset);
-    if (fails(call == pwritev ? GROWTH : OTHER))
+    if (fails_at(number))
         return -1;
     if (testing_fault.refuse_direct && is_direct(fd)) {
         errno = EINVAL;
         return -1;
     }
-    count = shorten(window, vectors, count);
+    count = shorten(window, vectors, count, number);
     return call(fd, window, count, offset);
 }
 
@@ -255,13 +270,16 @@ static ssize_t faulty_preadv(int fd, const struct iovec *vectors, int count, off
 
 static ssize_t faulty_pwritev(int fd, const struct iovec *vectors, int count, off_t offset)
 {
-    ssize_t bytes = 0;
+    testing_faults *f = &testing_fault;
+    size_t bytes = 0;
 
-    if (!testing_fault.discard)
-        return faulty_transfer(pwritev, fd, vectors, count, offset);
     for (int i = 0; i < count; i++)
-        bytes += (ssize_t)vectors[i].iov_len;
-    return bytes;
+        bytes += vectors[i].iov_len;
+    if (bytes > f->write_bytes_max)
+        f->write_bytes_max = bytes;
+    if (f->shuffle && offset / 4096 % 2 == 0)
+        usleep(2000);
+    return f->discard ? (ssize_t)bytes : faulty_transfer(pwritev, fd, vectors, count, offset);
 }
 
 static int faulty_open(const char *path, int flags, mode_t mode)
@@ -306,9 +324,23 @@ static int faulty_fstat(int fd, struct stat *info)
     return fails(OTHER) ? -1 : fstat(fd, info);
 }
 
+static int faulty_rename(const char *from, const char *to)
+{
+    return fails(OTHER) ? -1 : rename(from, to);
+}
+
 static int faulty_unlink(const char *path)
 {
     return fails(OTHER) ? -1 : unlink(path);
+}
+
+static int faulty_statfs(const char *path, struct statfs *info)
+{
+    int rc = statfs(path, info);
+
+    if (testing_fault.is_lustre)
+        info->f_type = 0x0BD00BD0;
+    return rc;
 }
 
 const csc_io_calls testing_calls = {
@@ -321,9 +353,10 @@ const csc_io_calls testing_calls = {
     .fallocate = faulty_fallocate,
     .ftruncate = faulty_ftruncate,
     .fstat = faulty_fstat,
-    .rename = rename,
+    .rename = faulty_rename,
     .unlink = faulty_unlink,
     .mkdir = mkdir,
+    .statfs = faulty_statfs,
 };
 
 size_t testing_open_descriptors(void)

@@ -55,12 +55,15 @@ typedef struct testing_faults {
     int at;
     int err;
     bool lasting;
-    bool only_sync;     /* count and fail fsync and fdatasync alone */
-    bool only_growth;   /* count and fail pwritev and fallocate alone */
-    bool refuse_direct; /* transfers on descriptors with O_DIRECT fail with EINVAL */
-    bool discard;       /* writes succeed and write nothing, space is not reserved */
-    int calls;          /* counted so far */
-    bool met;           /* the fault has happened */
+    bool only_sync;                 /* count and fail fsync and fdatasync alone */
+    bool only_growth;               /* count and fail pwritev and fallocate alone */
+    bool is_lustre;                 /* says statfs */
+    bool refuse_direct;             /* transfers on descriptors with O_DIRECT fail with EINVAL */
+    bool shuffle;                   /* every other write takes a while */
+    _Atomic size_t write_bytes_max; /* of one pwritev, so far */
+    bool discard;                   /* writes succeed and write nothing, space is not reserved */
+    _Atomic int calls;              /* counted so far */
+    _Atomic bool met;               /* the fault has happened */
 } testing_faults;
 
 extern testing_faults testing_fault;

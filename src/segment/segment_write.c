@@ -1,28 +1,28 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Appending records. Small records are gathered into one request of up to 16 MiB; they share its fate. A
- * record that does not fit into one request is written payload first and header last, so that a process
- * that dies in between leaves no header that promises missing bytes.
+ * Appending records. Several requests are in flight (segment_ring.c). Small records are gathered into
+ * one request; a record that does not fit into one takes several, and its header follows in one of its
+ * own when all of the payload has been summed, which happens while requests are under way. They complete
+ * in any order: until the segment is synced, a header on disk promises nothing.
  *
  * Payload pieces that begin at pages go to the file from where they lie; everything else (headers, the
- * last part of a page, pieces of any other shape) goes through the writer's own aligned memory, `stage`.
+ * last part of a page, pieces of any other shape) goes through the request's own memory. So does
+ * everything that is encrypted: that memory is where it is encrypted to.
  */
+#include "base/clock.h"
 #include "base/fail.h"
 #include "segment/segment_internal.h"
 
 #include <stdlib.h>
 #include <string.h>
 
-#define PAGE        CSC_SEGFMT_PAGE_BYTES
-#define VECTORS_MAX 512
+#define PAGE CSC_SEGFMT_PAGE_BYTES
 
-/* What is gathered for the next request, and where the writer stood before it. */
+/* What was written since everything was last known to be in the file, and where the writer stood then.
+ * All of it succeeds or fails together. */
 typedef struct batch {
-    struct iovec vectors[VECTORS_MAX];
-    int count;
-    uint64_t offset;
-    size_t bytes;
-    size_t staged_bytes;
+    csc_segment_request *open; /* being gathered into; NULL: none */
+    bool empty;                /* no record yet */
     /* to go back to */
     uint64_t position;
     size_t entry_count;
@@ -31,54 +31,19 @@ typedef struct batch {
 } batch;
 
 /* Begins an empty batch at the writer's position, for writes from `first` on. */
-static void batch_begin(csc_segment_tier *t, batch *b, size_t first)
+static void batch_begin(const csc_segment_tier *t, batch *b, size_t first)
 {
     const csc_segment_writer *w = &t->writer;
 
-    b->count = 0;
-    b->bytes = 0;
-    b->staged_bytes = 0;
-    b->offset = b->position = w->item ? w->position : 0;
-    b->entry_count = w->entry_count;
-    b->big_count = w->big_count;
-    b->first = first;
+    *b = (batch){.empty = true,
+                 .position = w->item ? w->position : 0,
+                 .entry_count = w->entry_count,
+                 .big_count = w->big_count,
+                 .first = first};
 }
 
-static void push(batch *b, void *data, size_t bytes)
-{
-    struct iovec *last = b->count > 0 ? &b->vectors[b->count - 1] : NULL;
-
-    if (last && (uint8_t *)last->iov_base + last->iov_len == data)
-        last->iov_len += bytes;
-    else
-        b->vectors[b->count++] = (struct iovec){data, bytes};
-    b->bytes += bytes;
-}
-
-/* Takes `bytes`, whole pages, of the stage; the caller knows that there is room. */
-static uint8_t *take_stage(csc_segment_tier *t, batch *b, size_t bytes)
-{
-    uint8_t *place = t->writer.stage + b->staged_bytes;
-
-    b->staged_bytes += bytes;
-    push(b, place, bytes);
-    return place;
-}
-
-/* Writes what is gathered; the batch goes on behind it. */
-static int put_request(csc_segment_tier *t, batch *b)
-{
-    int rc = b->count > 0 ? csc_segment_put(t, b->vectors, b->count, b->offset) : 0;
-
-    b->offset += b->bytes;
-    b->count = 0;
-    b->bytes = 0;
-    b->staged_bytes = 0;
-    return rc;
-}
-
-/* A batch has failed: nothing of it remains. */
-static void batch_fail(csc_segment_tier *t, batch *b, csc_tier_write *writes, size_t end, int code)
+/* The batch has failed and nothing of it is in flight: nothing of it remains. */
+static void batch_fail(csc_segment_tier *t, const batch *b, csc_tier_write *writes, size_t end, int code)
 {
     csc_segment_writer *w = &t->writer;
 
@@ -93,19 +58,28 @@ static void batch_fail(csc_segment_tier *t, batch *b, csc_tier_write *writes, si
     csc_segment_recover(t, code);
 }
 
-/* Writes the gathered records of writes[b->first, end) and begins the next batch. */
-static void batch_flush(csc_segment_tier *t, batch *b, csc_tier_write *writes, size_t end)
+static void batch_submit(csc_segment_tier *t, batch *b)
+{
+    if (b->open)
+        csc_segment_ring_submit(t, b->open);
+    b->open = NULL;
+}
+
+/* Waits until the records of writes[b->first, end) are in the file and begins the next batch. */
+static void batch_finish(csc_segment_tier *t, batch *b, csc_tier_write *writes, size_t end)
 {
     int rc;
 
-    if (b->count > 0) {
-        t->writer.dirty = true;
-        rc = put_request(t, b);
-        if (rc)
-            batch_fail(t, b, writes, end, rc);
-        else
-            csc_segment_set_bytes(t, t->writer.position);
+    if (t->writer.ring->code && b->open) {
+        csc_segment_ring_release(t, b->open);
+        b->open = NULL;
     }
+    batch_submit(t, b);
+    rc = csc_segment_ring_drain(t);
+    if (rc)
+        batch_fail(t, b, writes, end, rc);
+    else if (!b->empty)
+        csc_segment_set_bytes(t, t->writer.position);
     batch_begin(t, b, end);
 }
 
@@ -117,10 +91,32 @@ typedef struct job {
     uint64_t header_bytes;
     uint64_t payload_bytes;
     csc_segment_cursor cursor;
-    bool aligned;
+    bool aligned;       /* goes to the file from where it lies */
+    csc_cipher *cipher; /* NULL: not encrypted */
     csc_segfmt_record *header;
     csc_segfmt_summer summer;
 } job;
+
+/* A failure to encrypt is the batch's, as that of a request is. */
+static void note_failure(csc_segment_tier *t, int rc)
+{
+    if (rc && t->writer.ring->code == 0)
+        t->writer.ring->code = rc;
+}
+
+/* With the header's fixed part filled in. */
+static void begin_cipher(csc_segment_tier *t, job *j)
+{
+    uint8_t *salt = (uint8_t *)j->header + (csc_segfmt_salt(j->header) - (const uint8_t *)j->header);
+    int rc = csc_cipher_salt(salt);
+
+    if (rc == 0) {
+        const csc_cipher_record record = csc_segment_cipher_record(j->header);
+
+        rc = csc_cipher_begin_seal(j->cipher, &record, salt + CSC_SEGFMT_SALT_BYTES);
+    }
+    note_failure(t, rc);
+}
 
 static void begin_header(csc_segment_tier *t, job *j)
 {
@@ -139,6 +135,7 @@ static void begin_header(csc_segment_tier *t, job *j)
     header->k_bytes = write->content.k_bytes;
     header->v_bytes = write->content.v_bytes;
     memcpy(header->digest, write->content.digest, sizeof header->digest);
+    header->written_ns = write->written_ns ? write->written_ns : csc_wall_ns();
     for (size_t i = 0; i < write->binding_count; i++) {
         const csc_binding *from = &write->bindings[i];
 
@@ -148,76 +145,123 @@ static void begin_header(csc_segment_tier *t, job *j)
         bindings[i].flags = from->has_parent ? CSC_SEGFMT_HAS_PARENT : 0;
         bindings[i].sequence = from->sequence;
     }
+    header->key_id = t->writer.item->key_id;
     csc_segfmt_summer_begin(&j->summer, header, 0, (void *)(bindings + write->binding_count), NULL);
+    if (j->cipher)
+        begin_cipher(t, j);
 }
 
-/* Adds payload from aligned pieces until the request or the payload is full; true: all is in. */
-static bool fill_aligned(csc_segment_tier *t, batch *b, job *j)
+static bool is_filled(job *j)
 {
+    uint8_t *data;
+
+    return csc_segment_cursor_peek(&j->cursor, 1, &data) == 0;
+}
+
+/* Adds payload from aligned pieces until the request has `most` bytes or the payload ends; returns how
+ * much. */
+static size_t fill_aligned(csc_segment_request *request, job *j, size_t most)
+{
+    size_t filled = 0;
     uint8_t *data;
     size_t bytes;
 
-    while ((bytes = csc_segment_cursor_peek(&j->cursor, CSC_SEGMENT_REQUEST_BYTES, &data)) > 0) {
-        if (b->bytes == CSC_SEGMENT_REQUEST_BYTES || b->count == VECTORS_MAX)
-            return false;
-        if (bytes > CSC_SEGMENT_REQUEST_BYTES - b->bytes)
-            bytes = CSC_SEGMENT_REQUEST_BYTES - b->bytes;
+    while ((bytes = csc_segment_cursor_peek(&j->cursor, most - request->bytes, &data)) > 0 &&
+           request->io.count < CSC_SEGMENT_VECTORS_MAX) {
         if (bytes >= PAGE) {
             bytes -= bytes % PAGE;
-            push(b, data, bytes);
+            csc_segment_request_push(request, data, bytes);
         } else {
             /* The last bytes: what lies behind them in memory is not ours to write out. */
-            uint8_t *page = take_stage(t, b, PAGE);
+            uint8_t *page = csc_segment_request_stage(request, PAGE);
 
             memcpy(page, data, bytes);
             memset(page + bytes, 0, PAGE - bytes);
         }
-        csc_segfmt_summer_feed(&j->summer, data, bytes);
         csc_segment_cursor_move(&j->cursor, bytes);
+        filled += bytes;
     }
-    return true;
+    return filled;
 }
 
-/* The same from pieces of any shape, through the stage. */
-static bool fill_copied(csc_segment_tier *t, batch *b, job *j)
+/* The same from pieces of any shape, through the request's memory. */
+static size_t fill_copied(csc_segment_request *request, job *j, size_t most)
 {
-    size_t room = CSC_SEGMENT_STAGE_BYTES - b->staged_bytes;
-    uint8_t *stage = t->writer.stage + b->staged_bytes;
+    uint8_t *stage = request->stage + request->staged_bytes;
+    size_t room = most - request->bytes;
     size_t copied = 0;
     uint8_t *data;
     size_t bytes;
 
-    if (room > CSC_SEGMENT_REQUEST_BYTES - b->bytes)
-        room = CSC_SEGMENT_REQUEST_BYTES - b->bytes;
     while ((bytes = csc_segment_cursor_peek(&j->cursor, room - copied, &data)) > 0) {
         memcpy(stage + copied, data, bytes);
         copied += bytes;
         csc_segment_cursor_move(&j->cursor, bytes);
     }
-    if (copied > 0) {
-        size_t padded = csc_segfmt_round(copied);
+    memset(stage + copied, 0, csc_segfmt_round(copied) - copied);
+    csc_segment_request_stage(request, csc_segfmt_round(copied));
+    return copied;
+}
 
-        csc_segfmt_summer_feed(&j->summer, stage, copied);
-        memset(stage + copied, 0, padded - copied);
-        take_stage(t, b, padded);
+/* The same, encrypted and summed on the way. */
+static size_t fill_sealed(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
+{
+    uint8_t *stage = request->stage + request->staged_bytes;
+    size_t room = most - request->bytes;
+    size_t filled = 0;
+    uint8_t *data;
+    size_t bytes;
+    int rc = t->writer.ring->code;
+
+    while (rc == 0 && (bytes = csc_segment_cursor_peek(&j->cursor, room - filled, &data)) > 0) {
+        if (bytes > CSC_CIPHER_CHUNK_BYTES)
+            bytes = CSC_CIPHER_CHUNK_BYTES; /* it is summed while it is in the cache */
+        rc = csc_cipher_feed(j->cipher, data, stage + filled, bytes);
+        if (rc == 0)
+            csc_segfmt_summer_feed(&j->summer, stage + filled, bytes);
+        csc_segment_cursor_move(&j->cursor, bytes);
+        filled += bytes;
     }
-    return csc_segment_cursor_peek(&j->cursor, 1, &data) == 0;
+    if (rc == 0 && is_filled(j))
+        rc = csc_cipher_end(j->cipher);
+    note_failure(t, rc);
+    memset(stage + filled, 0, csc_segfmt_round(filled) - filled);
+    csc_segment_request_stage(request, csc_segfmt_round(filled));
+    return filled;
 }
 
-static bool fill(csc_segment_tier *t, batch *b, job *j)
+static size_t fill(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
 {
-    return j->aligned ? fill_aligned(t, b, j) : fill_copied(t, b, j);
+    if (j->cipher)
+        return fill_sealed(t, request, j, most);
+    return j->aligned ? fill_aligned(request, j, most) : fill_copied(request, j, most);
 }
 
-/* Whether the whole record fits into what is left of the request being gathered. */
-static bool fits(const batch *b, const job *j)
+/* Sums the `bytes` of payload that begin at `from`. */
+static void sum_up(job *j, csc_segment_cursor from, size_t bytes)
 {
-    uint64_t padded = csc_segfmt_round(j->payload_bytes);
-    uint64_t staged = j->header_bytes + (j->aligned ? PAGE : padded);
+    uint8_t *data;
+    size_t part;
 
-    return j->header_bytes + padded <= CSC_SEGMENT_REQUEST_BYTES - b->bytes &&
-           staged <= CSC_SEGMENT_STAGE_BYTES - b->staged_bytes &&
-           (j->aligned ? j->cursor.count : 0) + 3 <= (size_t)(VECTORS_MAX - b->count);
+    if (j->cipher)
+        return; /* done as it was encrypted */
+    while ((part = csc_segment_cursor_peek(&from, bytes, &data)) > 0) {
+        csc_segfmt_summer_feed(&j->summer, data, part);
+        csc_segment_cursor_move(&from, part);
+        bytes -= part;
+    }
+}
+
+/* Whether the whole record fits into what is left of a request, or into an empty one if that is NULL. */
+static bool fits(const csc_segment_request *request, const job *j)
+{
+    uint64_t record_bytes = j->header_bytes + csc_segfmt_round(j->payload_bytes);
+    size_t used = request ? request->bytes : 0;
+    size_t count = request ? (size_t)request->io.count : 0;
+
+    /* What is staged is a part of its bytes, so there is room for that too. */
+    return record_bytes <= CSC_SEGMENT_REQUEST_BYTES - used &&
+           (j->aligned ? j->cursor.count : 0) + 3 <= CSC_SEGMENT_VECTORS_MAX - count;
 }
 
 /* Remembers a record for the index and hands out its place. */
@@ -229,6 +273,7 @@ static void note(csc_segment_tier *t, const job *j)
                                     .k_bytes = write->content.k_bytes,
                                     .v_bytes = write->content.v_bytes,
                                     .offset = w->position,
+                                    .written_ns = j->header->written_ns,
                                     .header_bytes = (uint32_t)j->header_bytes,
                                     .type = CSC_SEGFMT_INDEX_CONTENT};
 
@@ -242,6 +287,7 @@ static void note(csc_segment_tier *t, const job *j)
         memcpy(entry.key, binding->key, sizeof entry.key);
         memcpy(entry.parent, binding->parent, sizeof entry.parent);
         entry.sequence = binding->sequence;
+        csc_segment_note_bind(w->item, binding->sequence);
         entry.flags = (uint16_t)binding->flags;
         w->entries[w->entry_count++] = entry;
     }
@@ -250,42 +296,55 @@ static void note(csc_segment_tier *t, const job *j)
     w->big_count += j->payload_bytes >= CSC_SEGMENT_BIG_BYTES;
 }
 
-/* A record larger than a request; the batch is empty. */
-static int write_large(csc_segment_tier *t, batch *b, job *j)
+/* A record larger than a request; its header is allocated. Its requests end where multiples of a
+ * request's size do in the file, because that is where stripes and extents end. */
+static void write_large(csc_segment_tier *t, batch *b, job *j)
 {
-    struct iovec vector;
-    bool whole = false;
-    int rc = 0;
+    uint64_t at = t->writer.position + j->header_bytes;
+    csc_segment_request *request;
 
-    j->header = csc_segment_alloc(j->header_bytes);
-    if (!j->header)
-        return CASCADE_ENOMEM;
-    t->writer.dirty = true;
+    batch_submit(t, b);
     begin_header(t, j);
-    b->offset = t->writer.position + j->header_bytes;
-    while (rc == 0 && !whole) {
-        whole = fill(t, b, j);
-        rc = put_request(t, b);
+    do {
+        csc_segment_cursor from = j->cursor;
+        size_t filled;
+
+        request = csc_segment_ring_take(t, at);
+        if (t->writer.ring->code)
+            break;
+        filled = fill(t, request, j, CSC_SEGMENT_REQUEST_BYTES - at % CSC_SEGMENT_REQUEST_BYTES);
+        if (t->writer.ring->code)
+            break;
+        at += request->bytes;
+        csc_segment_ring_submit(t, request);
+        sum_up(j, from, filled);
+        request = NULL;
+    } while (!is_filled(j));
+    if (!request)
+        request = csc_segment_ring_take(t, t->writer.position);
+    request->owned = j->header;
+    if (t->writer.ring->code) {
+        csc_segment_ring_release(t, request);
+        return;
     }
-    if (rc == 0) {
-        csc_segfmt_summer_end(&j->summer);
-        csc_segfmt_record_seal(j->header);
-        vector = (struct iovec){j->header, j->header_bytes};
-        rc = csc_segment_put(t, &vector, 1, t->writer.position);
-    }
-    if (rc == 0) {
-        note(t, j);
-        csc_segment_set_bytes(t, t->writer.position);
-    }
-    free(j->header);
-    return rc;
+    csc_segfmt_summer_end(&j->summer);
+    csc_segfmt_record_seal(j->header);
+    csc_segment_request_push(request, j->header, j->header_bytes);
+    note(t, j);
+    csc_segment_ring_submit(t, request);
 }
 
 static void gather(csc_segment_tier *t, batch *b, job *j)
 {
-    j->header = (void *)take_stage(t, b, j->header_bytes);
+    csc_segment_cursor from = j->cursor;
+
+    if (b->open && !fits(b->open, j))
+        batch_submit(t, b);
+    if (!b->open)
+        b->open = csc_segment_ring_take(t, t->writer.position);
+    j->header = (void *)csc_segment_request_stage(b->open, j->header_bytes);
     begin_header(t, j);
-    fill(t, b, j);
+    sum_up(j, from, fill(t, b->open, j, CSC_SEGMENT_REQUEST_BYTES));
     csc_segfmt_summer_end(&j->summer);
     csc_segfmt_record_seal(j->header);
     note(t, j);
@@ -310,53 +369,61 @@ static int check_write(const csc_tier_write *write)
     return 0;
 }
 
-/* Writes or gathers writes[i]; sets its status. */
+/* Writes or gathers writes[i]; sets its status, which may still become a failure with its batch. */
 static void write_one(csc_segment_tier *t, batch *b, csc_tier_write *writes, size_t i)
 {
     csc_tier_write *write = &writes[i];
     job j = {.write = write,
              .cursor = {write->pieces, write->piece_count, 0, 0},
-             .aligned = csc_segment_pieces_aligned(write->pieces, write->piece_count)};
+             .aligned = !t->keyring && csc_segment_pieces_aligned(write->pieces, write->piece_count),
+             .cipher = t->writer.cipher};
     size_t entry_count = write->binding_count ? write->binding_count : 1;
     uint64_t record_bytes;
+    bool is_small;
 
     j.payload_bytes = write->content.k_bytes + write->content.v_bytes;
-    j.header_bytes = csc_segfmt_block_header_bytes(write->binding_count, j.payload_bytes);
+    j.header_bytes =
+        csc_segfmt_block_header_bytes(write->binding_count, j.payload_bytes, csc_segment_key_id(t));
     record_bytes = j.header_bytes + csc_segfmt_round(j.payload_bytes);
-    if (csc_segment_must_roll(t, record_bytes, entry_count) || !fits(b, &j))
-        batch_flush(t, b, writes, i);
+    is_small = fits(NULL, &j);
+    if (csc_segment_must_roll(t, record_bytes, entry_count))
+        batch_finish(t, b, writes, i);
     write->status = csc_segment_prepare(t, record_bytes, entry_count);
+    if (write->status == 0 && !is_small && !(j.header = csc_segment_alloc(j.header_bytes)))
+        write->status = CASCADE_ENOMEM;
     if (write->status)
         return;
-    if (b->count == 0)
-        batch_begin(t, b, i);
-    if (fits(b, &j)) {
+    if (b->empty)
+        batch_begin(t, b, i); /* the segment may be new */
+    b->empty = false;
+    if (is_small)
         gather(t, b, &j);
-        return;
-    }
-    write->status = write_large(t, b, &j);
-    if (write->status)
-        batch_fail(t, b, writes, i, write->status);
-    batch_begin(t, b, i + 1);
+    else
+        write_large(t, b, &j);
+    if (t->writer.ring->code)
+        batch_finish(t, b, writes, i + 1);
 }
 
 int csc_segment_write(csc_tier *tier, csc_tier_write *writes, size_t count)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
-    int first_failure = 0;
+    int first_failure = csc_segment_ring_begin(t);
     batch b;
 
     for (size_t i = 0; i < count; i++) {
-        writes[i].status = 0;
+        writes[i].status = first_failure;
         writes[i].place = (csc_place){.words = {0}};
     }
+    if (first_failure)
+        return first_failure;
     batch_begin(t, &b, 0);
     for (size_t i = 0; i < count; i++) {
         writes[i].status = check_write(&writes[i]);
         if (writes[i].status == 0)
             write_one(t, &b, writes, i);
     }
-    batch_flush(t, &b, writes, count);
+    batch_finish(t, &b, writes, count);
+    csc_segment_ring_end(t);
     for (size_t i = 0; i < count && first_failure == 0; i++)
         first_failure = writes[i].status;
     return first_failure;
@@ -390,6 +457,8 @@ static void note_log_entry(csc_segment_writer *w, const csc_segfmt_log_entry *fr
     memcpy(entry->parent, from->parent, sizeof entry->parent);
     memcpy(entry->digest, from->digest, sizeof entry->digest);
     entry->sequence = from->sequence;
+    if (from->type == CSC_SEGFMT_LOG_BIND)
+        csc_segment_note_bind(w->item, from->sequence);
     entry->tenant = from->tenant;
     entry->k_bytes = from->k_bytes;
     entry->v_bytes = from->v_bytes;
@@ -441,6 +510,7 @@ int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, 
     } else {
         for (size_t i = 0; i < count; i++)
             note_log_entry(w, &encoded[i], bytes);
+        w->item->log_bytes += bytes; /* no more than a hint to others */
         w->position += bytes;
         csc_segment_set_bytes(t, w->position);
         *segment = w->index;

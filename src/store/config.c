@@ -23,6 +23,8 @@
 #define SEGMENT_MIN      (UINT64_C(64) << 10)
 #define PUT_WAIT_DEFAULT 30000u
 #define LEASE_DEFAULT    10000u
+#define DEADLINE_DEFAULT 10000u
+#define RATE_DEFAULT     (UINT64_C(256) << 20)
 #define WATERMARK_LOW    98u
 #define WATERMARK_HIGH   99u
 #define HASH_THREADS_MAX 64u
@@ -69,6 +71,21 @@ static int count_setting(uint32_t given, const char *variable, uint32_t max, uin
     return *value <= max
                ? 0
                : csc_fail(CASCADE_EINVAL, "%u is over the limit of %u (%s)", *value, max, variable);
+}
+
+static int seconds_setting(uint64_t given, const char *variable, uint64_t *value)
+{
+    const char *text = getenv(variable);
+    char *end;
+
+    *value = given;
+    if (given || !text || !*text)
+        return 0;
+    errno = 0;
+    *value = strtoull(text, &end, 10);
+    if (errno || *end || text[0] == '-')
+        return csc_fail(CASCADE_EINVAL, "%s=%s is not a number of seconds", variable, text);
+    return 0;
 }
 
 static const char *text_setting(const char *given, const char *variable, const char *fallback)
@@ -207,12 +224,12 @@ static int find_directory(csc_io *io, const cascade_options *options, csc_store_
     const char *given = text_setting(options->directory, "CASCADE_DIR", NULL);
     struct stat info;
     char *absolute;
+    int code;
 
     if (!given)
         return csc_fail(CASCADE_EINVAL, "no store directory: give one or set CASCADE_DIR");
     if (options->open_flags & CASCADE_OPEN_CREATE) {
-        int code = csc_io_mkdir(io, given, 0755);
-
+        code = csc_io_mkdir(io, given, 0755);
         if (code)
             return code;
     }
@@ -222,10 +239,14 @@ static int find_directory(csc_io *io, const cascade_options *options, csc_store_
                    ? csc_fail(CASCADE_ENOSTORE, "there is no directory %s: `cascade init` makes a store",
                               given)
                    : csc_fail_errno(errno, "cannot reach the directory %s", given);
-    if (stat(absolute, &info) == 0 && !S_ISDIR(info.st_mode)) {
+    code = csc_io_stat(io, absolute, &info);
+    if (code == 0 && !S_ISDIR(info.st_mode))
+        code = csc_fail(CASCADE_ENOSTORE, "%s is a file; a store is a directory", given);
+    if (code) {
         free(absolute);
-        return csc_fail(CASCADE_ENOSTORE, "%s is a file; a store is a directory", given);
+        return code == CASCADE_MISS ? CASCADE_ENOSTORE : code;
     }
+    config->device = (uint64_t)info.st_dev;
     if (strlen(absolute) >= sizeof config->directory - 64) {
         free(absolute);
         return csc_fail(CASCADE_EINVAL, "the path of the store directory is too long");
@@ -241,7 +262,9 @@ static int find_settings(csc_io *io, const cascade_options *options, csc_store_c
     int code;
 
     snprintf(path, sizeof path, "%s/%s", config->directory, CSC_SETTINGS_FILE_NAME);
-    if (access(path, F_OK) != 0 && errno == ENOENT) {
+    /* Looked for by opening it: on a file system of a cluster each question costs a message. */
+    code = read_settings(io, path, &config->settings);
+    if (code == CASCADE_MISS) {
         if (options->open_flags & CASCADE_OPEN_CREATE)
             return make_settings(io, options, config, path);
         return csc_fail(CASCADE_ENOSTORE, "there is no store in %s: `cascade init` makes one",
@@ -249,11 +272,56 @@ static int find_settings(csc_io *io, const cascade_options *options, csc_store_c
     }
     if (options->open_flags & CASCADE_OPEN_EXCLUSIVE)
         return csc_fail(CASCADE_EEXIST, "there is a store in %s already", config->directory);
-    code = read_settings(io, path, &config->settings);
     if (code == 0 && options->page_bytes && options->page_bytes != config->settings.page_bytes)
         return csc_fail(CASCADE_EINVAL,
                         "the store's pages have %llu bytes; that is fixed when it is made",
                         (unsigned long long)config->settings.page_bytes);
+    return code;
+}
+
+static int path_setting(const char *given, const char *variable, char *value, size_t room)
+{
+    const char *text = text_setting(given, variable, "");
+
+    if (strlen(text) >= room)
+        return csc_fail(CASCADE_EINVAL, "%s is too long", variable);
+    memcpy(value, text, strlen(text) + 1);
+    return 0;
+}
+
+/* Where the keys come from. One place given as an option sets aside what the environment says of the
+ * other, too. */
+static int resolve_keys(const cascade_options *options, csc_store_config *config)
+{
+    bool has_file = options->key_file && *options->key_file;
+    bool has_command = options->key_command && *options->key_command;
+    int code = 0;
+
+    if (has_file || !has_command)
+        code = path_setting(options->key_file, "CASCADE_KEY_FILE", config->key_file,
+                            sizeof config->key_file);
+    if (code == 0 && (has_command || !has_file))
+        code = path_setting(options->key_command, "CASCADE_KEY_COMMAND", config->key_command,
+                            sizeof config->key_command);
+    return code;
+}
+
+/* How the file tier works in the background, and what it must not wait for. */
+static int resolve_file_work(const cascade_options *options, csc_store_config *config)
+{
+    int code = count_setting(options->io_deadline_ms, "CASCADE_IO_DEADLINE_MS", INT_MAX,
+                             DEADLINE_DEFAULT, &config->io_deadline_ms);
+
+    if (code == 0)
+        code = seconds_setting(options->file_age_s, "CASCADE_FILE_AGE", &config->file_age_s);
+    if (code == 0)
+        code = seconds_setting(options->scrub_interval_s, "CASCADE_SCRUB_INTERVAL",
+                               &config->scrub_interval_s);
+    if (code == 0)
+        code = size_setting(options->background_rate_bytes, "CASCADE_BACKGROUND_RATE", 0, RATE_DEFAULT,
+                            &config->background_rate_bytes);
+    if (code == 0)
+        code = resolve_keys(options, config);
     return code;
 }
 
@@ -306,5 +374,7 @@ int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_con
     if (code == 0)
         code = count_setting(options->put_wait_ms, "CASCADE_PUT_WAIT_MS", INT_MAX, PUT_WAIT_DEFAULT,
                              &config->put_wait_ms);
+    if (code == 0)
+        code = resolve_file_work(options, config);
     return code ? code : check(config);
 }

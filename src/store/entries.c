@@ -88,7 +88,9 @@ void csc_entries_destroy(cascade_store *store)
     free(store->keys_retired.items);
     free(store->contents_retired.items);
     free(store->parents_wanted);
+    free(store->places_then);
     free(store->pins);
+    free(store->set_aside);
 }
 
 /* More buckets when there is one entry a bucket; without room for them the lists only get longer. */
@@ -221,6 +223,11 @@ void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place
     csc_content_entry *entry = csc_content_at(store, number);
     bool had = csc_place_is_set(&entry->file), has = csc_place_is_set(place);
 
+    /* While the store is opened there is no tier to tell yet; settle_contents does it after. */
+    if (had && store->file)
+        store->file->ops->drop(store->file, &entry->file, &entry->content);
+    if (has && store->file)
+        store->file->ops->retain(store->file, place, &entry->content);
     entry->file = *place;
     if (has && !had) {
         store->file_count++;
@@ -238,10 +245,12 @@ void csc_content_drop(cascade_store *store, uint32_t number)
     csc_content_entry *entry = csc_content_at(store, number);
     uint64_t state = atomic_load(&entry->state);
     uint64_t generation = (state >> CSC_CONTENT_GENERATION_SHIFT) + 1;
+    uint64_t filling = state & CSC_CONTENT_FILLING; /* a transfer may still write to its pages */
 
     /* Readers that pinned it before see another generation and let go, or go on reading pages that stay
      * until their pin is gone. */
-    atomic_store(&entry->state, generation << CSC_CONTENT_GENERATION_SHIFT | CSC_CONTENT_DOOMED);
+    atomic_store(&entry->state,
+                 generation << CSC_CONTENT_GENERATION_SHIFT | CSC_CONTENT_DOOMED | filling);
     csc_mark("content: doomed");
     if (state & CSC_CONTENT_DIGEST)
         unlink_entry(store, &store->index.content_list, number);
@@ -252,8 +261,6 @@ void csc_content_drop(cascade_store *store, uint32_t number)
             store->transit_bytes -= csc_content_bytes(entry);
     }
     csc_policy_forget(store->policy, number);
-    if (csc_place_is_set(&entry->file))
-        store->file->ops->drop(store->file, &entry->file, &entry->content);
     csc_content_set_file(store, number, &nowhere);
     csc_dirty_remove(store, number);
     store->content_count--;
@@ -373,6 +380,7 @@ bool csc_content_evict(cascade_store *store, uint32_t number)
         atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
         return false;
     }
+    csc_content_used(store, number);
     edges(store, number, edge_down);
     csc_policy_evict(store->policy, number);
     store->resident_count--;

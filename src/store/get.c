@@ -82,94 +82,145 @@ static void begin_request(cascade_store *store, uint32_t content, uint64_t now_n
 }
 
 /* One read of a range (whole: all of K and V, given as one list of pieces). */
-static int read_pieces(cascade_store *store, const csc_name *name, bool whole, uint64_t offset,
-                       const cascade_piece *pieces, size_t count, uint64_t k_bytes, uint64_t bytes)
+typedef struct reading {
+    csc_name name;
+    bool whole;
+    uint64_t offset;
+    const cascade_piece *pieces;
+    size_t count;
+    uint64_t k_bytes, bytes;
+    uint64_t begin_ns;
+    bool begun;
+} reading;
+
+/* Reads the block if it is in dram. Else `*load` is what brings it, with its content set, and 0 is
+ * returned as well. */
+static int try_dram(cascade_store *store, reading *r, csc_load *load, bool *done)
 {
-    uint64_t begin_ns = csc_clock_ns();
+    csc_content_entry *entry;
+    csc_held held;
+    int code = csc_hold(store, &r->name, &held);
 
-    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
-        csc_content_entry *entry;
-        csc_held held;
-        int code = csc_hold(store, name, &held);
-
-        if (code == CASCADE_MISS) {
-            csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
-            csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
-        }
-        if (code)
-            return code;
-        entry = csc_content_at(store, held.content);
-        if (attempt == 0)
-            begin_request(store, held.content, begin_ns);
-        /* Of a content that is not pinned these may change under our eyes; load_from_file looks again.
-         */
-        if (held.slot &&
-            (whole ? entry->content.k_bytes != k_bytes || csc_content_bytes(entry) != bytes
-                   : offset > csc_content_bytes(entry) || bytes > csc_content_bytes(entry) - offset)) {
-            code = csc_fail(CASCADE_ESIZE, "the block has %llu + %llu bytes",
-                            (unsigned long long)entry->content.k_bytes,
-                            (unsigned long long)entry->content.v_bytes);
-            csc_slot_release(held.slot);
-            return code;
-        }
-        if (held.slot) {
-            csc_arena_copy_out(store->arena, &entry->dram, offset, pieces, count);
-            if (whole)
-                csc_lease_end(entry);
-            csc_slot_release(held.slot);
-            touch(store, held.content);
-            csc_count(&store->counters.hits[CASCADE_TIER_DRAM], 1);
-            csc_latency(store, CASCADE_OP_GET_DRAM, begin_ns);
-            return 0;
-        }
-        code = csc_load_from_file(store, &(csc_load){.content = held.content,
-                                                     .state = held.state,
-                                                     .whole = whole,
-                                                     .offset = offset,
-                                                     .k_bytes = k_bytes,
-                                                     .pieces = pieces,
-                                                     .piece_count = count});
-        if (code == CASCADE_EAGAIN)
-            continue;
+    *done = false;
+    if (code == CASCADE_MISS) {
         csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
-        if (code == 0) {
-            csc_count(&store->counters.hits[CASCADE_TIER_FILE], 1);
-            csc_latency(store, CASCADE_OP_GET_FILE, begin_ns);
-        } else if (code == CASCADE_MISS) {
-            csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
-        }
+        csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
+    }
+    if (code)
         return code;
+    entry = csc_content_at(store, held.content);
+    if (!r->begun)
+        begin_request(store, held.content, r->begin_ns);
+    r->begun = true;
+    /* Of a content that is not pinned these may change under our eyes; csc_load_many looks again. */
+    if (held.slot &&
+        (r->whole ? entry->content.k_bytes != r->k_bytes || csc_content_bytes(entry) != r->bytes
+                  : r->offset > csc_content_bytes(entry) ||
+                        r->bytes > csc_content_bytes(entry) - r->offset)) {
+        code = csc_fail(CASCADE_ESIZE, "the block has %llu + %llu bytes",
+                        (unsigned long long)entry->content.k_bytes,
+                        (unsigned long long)entry->content.v_bytes);
+        csc_slot_release(held.slot);
+        return code;
+    }
+    if (!held.slot) {
+        *load = (csc_load){.content = held.content,
+                           .state = held.state,
+                           .whole = r->whole,
+                           .offset = r->offset,
+                           .k_bytes = r->k_bytes,
+                           .pieces = r->pieces,
+                           .piece_count = r->count};
+        return 0;
+    }
+    csc_arena_copy_out(store->arena, &entry->dram, r->offset, r->pieces, r->count);
+    if (r->whole)
+        csc_lease_end(entry);
+    csc_slot_release(held.slot);
+    touch(store, held.content);
+    csc_count(&store->counters.hits[CASCADE_TIER_DRAM], 1);
+    csc_latency(store, CASCADE_OP_GET_DRAM, r->begin_ns);
+    *done = true;
+    return 0;
+}
+
+/* Counts a read that a load ended. */
+static int end_load(cascade_store *store, const reading *r, int code)
+{
+    csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
+    if (code == 0) {
+        csc_count(&store->counters.hits[CASCADE_TIER_FILE], 1);
+        csc_latency(store, CASCADE_OP_GET_FILE, r->begin_ns);
+    } else if (code == CASCADE_MISS) {
+        csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
+    }
+    return code;
+}
+
+static int read_pieces(cascade_store *store, reading *r)
+{
+    for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+        csc_load load;
+        bool done;
+        int code = try_dram(store, r, &load, &done);
+
+        if (code || done)
+            return code;
+        code = csc_load_from_file(store, &load);
+        if (code != CASCADE_EAGAIN)
+            return end_load(store, r, code);
     }
     return csc_fail(CASCADE_EAGAIN, "the block kept moving between tiers");
 }
 
-int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into)
+#define FEW_PIECES 64u
+
+/* A read of a whole block: its pieces as one list, in `few` if they fit. */
+static int whole_of(const csc_name *name, const cascade_block *into, cascade_piece *few, reading *r)
 {
-    cascade_piece few[64], *all = few;
-    uint64_t k_bytes, v_bytes;
-    size_t count;
+    cascade_piece *all = few;
+    uint64_t v_bytes;
     int code;
 
+    *r = (reading){.name = *name, .whole = true, .begin_ns = csc_clock_ns()};
     if (!into)
         return csc_fail(CASCADE_EINVAL, "no pieces to copy into");
-    code = csc_pieces_sum(into->k, into->k_count, &k_bytes);
+    code = csc_pieces_sum(into->k, into->k_count, &r->k_bytes);
     if (code == 0)
         code = csc_pieces_sum(into->v, into->v_count, &v_bytes);
     if (code)
         return code;
-    count = into->k_count + into->v_count;
-    if (count > sizeof few / sizeof few[0]) {
-        all = malloc(count * sizeof *all);
+    r->bytes = r->k_bytes + v_bytes;
+    r->count = into->k_count + into->v_count;
+    if (r->count > FEW_PIECES) {
+        all = malloc(r->count * sizeof *all);
         if (!all)
-            return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", count);
+            return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", r->count);
     }
     if (into->k_count)
         memcpy(all, into->k, into->k_count * sizeof *all);
     if (into->v_count)
         memcpy(all + into->k_count, into->v, into->v_count * sizeof *all);
-    code = read_pieces(store, name, true, 0, all, count, k_bytes, k_bytes + v_bytes);
-    if (all != few)
-        free(all);
+    r->pieces = all;
+    return 0;
+}
+
+static void whole_free(const reading *r, const cascade_piece *few)
+{
+    if (r->pieces != few)
+        free((void *)(uintptr_t)r->pieces);
+}
+
+int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into)
+{
+    cascade_piece few[FEW_PIECES];
+    reading r;
+    int code = whole_of(name, into, few, &r);
+
+    if (code)
+        return code;
+    code = read_pieces(store, &r);
+    whole_free(&r, few);
     return code;
 }
 
@@ -181,21 +232,6 @@ int cascade_block_get(cascade_store *store, const cascade_key *key, const cascad
     return csc_get(store, &(csc_name){.key = key}, into);
 }
 
-int cascade_block_get_many(cascade_store *store, cascade_get *gets, size_t count)
-{
-    int first = 0;
-
-    CSC_ENTER(store);
-    if (count && !gets)
-        return csc_fail(CASCADE_EINVAL, "%zu gets, but no array of them", count);
-    for (size_t i = 0; i < count; i++) {
-        gets[i].status = csc_get(store, &(csc_name){.key = &gets[i].key}, &gets[i].into);
-        if (gets[i].status && first == 0)
-            first = gets[i].status;
-    }
-    return first;
-}
-
 int cascade_block_get_range(cascade_store *store, const cascade_key *key, uint64_t offset, size_t bytes,
                             void *into)
 {
@@ -204,7 +240,88 @@ int cascade_block_get_range(cascade_store *store, const cascade_key *key, uint64
     CSC_ENTER(store);
     if (!key || (bytes && !into))
         return csc_fail(CASCADE_EINVAL, "no key or no memory to copy into");
-    return read_pieces(store, &(csc_name){.key = key}, false, offset, &piece, 1, 0, bytes);
+    return read_pieces(store, &(reading){.name.key = key,
+                                         .offset = offset,
+                                         .pieces = &piece,
+                                         .count = 1,
+                                         .bytes = bytes,
+                                         .begin_ns = csc_clock_ns()});
+}
+
+/* ---- many at once ------------------------------------------------------------------------------- */
+
+/* So much of the file tier at a time that a slow disk has it done before the deadline. */
+#define MANY_BYTES (UINT64_C(256) << 20)
+
+typedef struct one_of_many {
+    cascade_get *get;
+    reading reading;
+    cascade_piece few[FEW_PIECES];
+} one_of_many;
+
+/* What was collected goes out together. */
+static void load_them(cascade_store *store, one_of_many *many, csc_load *loads, size_t count)
+{
+    csc_load_many(store, loads, count);
+    for (size_t i = 0; i < count; i++) {
+        int code = loads[i].status;
+
+        many[i].get->status = code == CASCADE_EAGAIN ? read_pieces(store, &many[i].reading)
+                                                     : end_load(store, &many[i].reading, code);
+        whole_free(&many[i].reading, many[i].few);
+    }
+}
+
+static void get_all(cascade_store *store, one_of_many *many, cascade_get *gets, size_t count)
+{
+    csc_load loads[CSC_LOAD_BATCH];
+    uint64_t bytes = 0;
+    size_t waiting = 0;
+
+    for (size_t i = 0; i < count; i++) {
+        one_of_many *one = &many[waiting];
+        bool done = false;
+
+        one->get = &gets[i];
+        gets[i].status =
+            whole_of(&(csc_name){.key = &gets[i].key}, &gets[i].into, one->few, &one->reading);
+        if (gets[i].status)
+            continue;
+        gets[i].status = try_dram(store, &one->reading, &loads[waiting], &done);
+        if (gets[i].status || done) {
+            whole_free(&one->reading, one->few);
+            continue;
+        }
+        loads[waiting++].in_batch = true;
+        bytes += one->reading.bytes;
+        if (waiting == CSC_LOAD_BATCH || bytes >= MANY_BYTES) {
+            load_them(store, many, loads, waiting);
+            bytes = waiting = 0;
+        }
+    }
+    if (waiting)
+        load_them(store, many, loads, waiting);
+}
+
+int cascade_block_get_many(cascade_store *store, cascade_get *gets, size_t count)
+{
+    size_t batch = count < CSC_LOAD_BATCH ? count : CSC_LOAD_BATCH;
+    one_of_many *many;
+
+    CSC_ENTER(store);
+    if (count && !gets)
+        return csc_fail(CASCADE_EINVAL, "%zu gets, but no array of them", count);
+    if (count == 0)
+        return 0;
+    many = malloc(batch * sizeof *many);
+    if (!many)
+        return csc_fail(CASCADE_ENOMEM, "no memory for %zu gets", batch);
+    get_all(store, many, gets, count);
+    free(many);
+    for (size_t i = 0; i < count; i++)
+        if (gets[i].status)
+            return gets[i].status;
+    return 0;
 }
 
 /* ---- in place ---------------------------------------------------------------------------------- */
@@ -240,14 +357,12 @@ static int make_view(cascade_store *store, const csc_held *held, cascade_view **
     return 0;
 }
 
-int cascade_block_view(cascade_store *store, const cascade_key *key, cascade_view **result)
+int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result, bool *timed_out)
 {
     uint64_t begin_ns = csc_clock_ns();
     bool loaded = false;
 
-    CSC_ENTER(store);
-    if (!key || !result)
-        return csc_fail(CASCADE_EINVAL, "no key or no place for the view");
+    *timed_out = false;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         csc_held held;
         int code = csc_hold(store, &(csc_name){.key = key}, &held);
@@ -259,11 +374,14 @@ int cascade_block_view(cascade_store *store, const cascade_key *key, cascade_vie
         if (attempt == 0)
             begin_request(store, held.content, begin_ns);
         if (!held.slot) {
-            code = csc_load_from_file(store, &(csc_load){.content = held.content,
-                                                         .state = held.state,
-                                                         .forced = true,
-                                                         .whole = true,
-                                                         .pin = &held.slot});
+            csc_load load = {.content = held.content,
+                             .state = held.state,
+                             .forced = true,
+                             .whole = true,
+                             .pin = &held.slot};
+
+            code = csc_load_from_file(store, &load);
+            *timed_out = load.timed_out;
             if (code && code != CASCADE_EAGAIN)
                 return code;
             loaded = loaded || code == 0;
@@ -282,6 +400,16 @@ int cascade_block_view(cascade_store *store, const cascade_key *key, cascade_vie
         return 0;
     }
     return csc_fail(CASCADE_EAGAIN, "the block kept leaving dram before it could be pinned");
+}
+
+int cascade_block_view(cascade_store *store, const cascade_key *key, cascade_view **result)
+{
+    bool timed_out;
+
+    CSC_ENTER(store);
+    if (!key || !result)
+        return csc_fail(CASCADE_EINVAL, "no key or no place for the view");
+    return csc_view(store, key, result, &timed_out);
 }
 
 void cascade_view_release(cascade_store *store, cascade_view **slot)

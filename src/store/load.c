@@ -2,19 +2,40 @@
 /*
  * Reading from the file tier: into dram and from there to the caller where the policy wants the block in
  * dram, else straight to the caller. Every byte is checked by the tier before anyone sees it.
+ *
+ * Pages being filled are marked in the arena's entry (FILLING beside LIVE, with the runs) before the
+ * transfer starts, so that a new owner can keep them from other use. Past the deadline the read is a
+ * miss, while the disk may still write to the pages: they and the entry stay as they are, and reads of
+ * the block miss at once, until the tier says that it has let go.
  */
 #include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
+#include "base/mark.h"
 #include "store/store_private.h"
 
 #include <stdlib.h>
 
+/* One load under way. On the heap: the tier may hold it longer than the call. */
 typedef struct load_job {
+    cascade_store *store;
+    csc_load *load; /* the caller's: not touched once `over` */
+    uint32_t number;
     csc_content content;
     csc_place place;
-    csc_extents extents; /* pages, when it goes to dram */
-    bool promote;
+    bool promote;    /* into pages */
+    bool refused;    /* by the policy */
+    bool no_room;    /* nothing was read */
+    bool marked;     /* the entry has pages that are being filled */
+    bool settled;    /* it is resident, or its entry went meanwhile */
+    bool over;       /* late, and the call has returned */
+    bool released;   /* late, and the tier has let go */
+    size_t piece;    /* where copying to the caller goes on */
+    size_t used;     /* of that piece */
+    uint64_t copied; /* bytes of the block */
+    cascade_piece *pages;
+    size_t page_count;
+    cascade_piece few[8];
 } load_job;
 
 static bool is_same(const csc_content_entry *entry, uint64_t state)
@@ -38,8 +59,32 @@ static int check_size(const csc_load *load, const csc_content *content)
     return 0;
 }
 
+/* A miss for want of time: nothing is wrong with the block, as far as anyone knows. */
+static int timed_out(cascade_store *store, csc_load *load)
+{
+    csc_count(&store->counters.file_timeouts, 1);
+    load->timed_out = true;
+    return CASCADE_MISS;
+}
+
+/* ---- before the read -------------------------------------------------------------------------------
+ */
+
+/* Another thread is bringing it: waits for that one, then whoever asks looks again. Lock held. */
+static int wait_for_other(cascade_store *store, csc_load *load)
+{
+    uint64_t deadline_ns = csc_clock_ns() + UINT64_C(1000000000);
+    const csc_content_entry *entry = csc_content_at(store, load->content);
+
+    while (!load->in_batch && is_same(entry, load->state) &&
+           (store->content_states[load->content].flags & CSC_CS_LOADING) &&
+           csc_store_wait(store, deadline_ns))
+        ; /* woken for something else */
+    return CASCADE_EAGAIN;
+}
+
 /* Lock held. Fills the job, or says why there is nothing to do. */
-static int begin(cascade_store *store, const csc_load *load, load_job *job)
+static int begin(cascade_store *store, csc_load *load, load_job *job)
 {
     csc_content_entry *entry = csc_content_at(store, load->content);
     csc_content_state *state = &store->content_states[load->content];
@@ -50,173 +95,339 @@ static int begin(cascade_store *store, const csc_load *load, load_job *job)
     code = check_size(load, &entry->content);
     if (code)
         return code;
-    if (state->flags & CSC_CS_LOADING) {
-        /* Another thread is bringing it: wait for that one, then look again. */
-        uint64_t deadline_ns = csc_clock_ns() + UINT64_C(1000000000);
-
-        while (is_same(entry, load->state) &&
-               (store->content_states[load->content].flags & CSC_CS_LOADING) &&
-               csc_store_wait(store, deadline_ns))
-            ; /* woken for something else */
-        return CASCADE_EAGAIN;
-    }
+    if (state->flags & CSC_CS_LOADING)
+        return wait_for_other(store, load);
+    if (csc_content_has(entry, CSC_CONTENT_FILLING))
+        return timed_out(store, load); /* the last read of it is late still */
+    job->store = store;
+    job->load = load;
+    job->number = load->content;
     job->content = entry->content;
     job->place = entry->file;
     job->promote = load->whole;
     state->busy++;
-    if (job->promote)
+    if (load->whole)
         state->flags |= CSC_CS_LOADING;
     return 0;
 }
 
-static int read_into_pages(cascade_store *store, load_job *job)
+/* Gives the job's entry its pages, marked as being filled. The mark comes first: runs that are half
+ * written when the owner is killed are found out by adding them up. */
+static int mark_pages(load_job *job, csc_extents *extents)
 {
-    uint64_t bytes = job->content.k_bytes + job->content.v_bytes;
-    size_t count = job->extents.count;
-    cascade_piece few[64], *pieces = count <= 64 ? few : malloc(count * sizeof *pieces);
-    int code;
+    cascade_store *store = job->store;
+    csc_content_entry *entry = csc_content_at(store, job->number);
+    size_t count = extents->count;
+    bool same;
 
-    if (!pieces)
+    job->pages = job->few;
+    if (count > sizeof job->few / sizeof job->few[0])
+        job->pages = malloc(count * sizeof *job->pages);
+    if (!job->pages) {
+        job->pages = job->few;
+        csc_arena_free(store->arena, extents);
         return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", count);
-    csc_arena_pieces(store->arena, &job->extents, 0, bytes, pieces, count);
-    code = store->file->ops->read(store->file, &job->place, &job->content, 0, pieces, count);
-    if (pieces != few)
-        free(pieces);
-    return code;
+    }
+    job->page_count = csc_arena_pieces(store->arena, extents, 0,
+                                       job->content.k_bytes + job->content.v_bytes, job->pages, count);
+    pthread_mutex_lock(&store->lock);
+    same = is_same(entry, job->load->state);
+    if (same) {
+        atomic_fetch_or(&entry->state, CSC_CONTENT_FILLING);
+        entry->dram = *extents;
+        job->marked = true;
+    }
+    pthread_mutex_unlock(&store->lock);
+    if (!same) {
+        csc_arena_free(store->arena, extents);
+        return CASCADE_EAGAIN;
+    }
+    csc_mark("load: pages marked");
+    return 0;
 }
 
+/* Takes pages if the block is to come to dram. */
+static int take_pages(load_job *job)
+{
+    const csc_load *load = job->load;
+    csc_room_request room = {.bytes = job->content.k_bytes + job->content.v_bytes,
+                             .item = job->number,
+                             .forced = load->forced,
+                             .may_wait = load->forced,
+                             .ahead = load->ahead};
+    csc_extents extents;
+    int code;
+
+    if (!job->promote)
+        return 0;
+    code = csc_room_take(job->store, &room, &extents);
+    job->refused = room.refused;
+    if (code == 0)
+        return mark_pages(job, &extents);
+    if (load->forced || load->ahead)
+        return code;
+    job->promote = false; /* straight to the caller */
+    return 0;
+}
+
+/* ---- after the read ---------------------------------------------------------------------------------
+ */
+
 /* The bytes cannot be had from where they should be: the block is a miss from here on. Lock held. */
-static int quarantine(cascade_store *store, const csc_load *load, const load_job *job, int code)
+static int quarantine(cascade_store *store, const load_job *job, int code)
 {
     static const csc_place nowhere;
-    csc_content_entry *entry = csc_content_at(store, load->content);
+    csc_content_entry *entry = csc_content_at(store, job->number);
 
-    if (!is_same(entry, load->state) ||
+    if (!is_same(entry, job->load->state) ||
         __builtin_memcmp(&entry->file, &job->place, sizeof job->place) != 0)
         return CASCADE_EAGAIN; /* it moved while it was read */
     if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
         /* It came to dram, checked, while this read was under way: that copy is written again. */
-        csc_content_set_file(store, load->content, &nowhere);
-        csc_content_write_again(store, load->content);
+        csc_content_set_file(store, job->number, &nowhere);
+        csc_content_write_again(store, job->number);
         return CASCADE_EAGAIN;
     }
     csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
     if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
         csc_count(&store->counters.lost, 1);
-    csc_content_set_file(store, load->content, &nowhere);
-    csc_content_lose(store, load->content, true);
+    csc_content_set_file(store, job->number, &nowhere);
+    csc_content_lose(store, job->number, true);
     return CASCADE_MISS;
 }
 
-/* Lock held. */
-static int settle(cascade_store *store, const csc_load *load, load_job *job, bool refused, int code)
+/* Takes the pages back from the entry, which may be of no block any more. Lock held. */
+static void unmark(load_job *job)
 {
-    csc_content_entry *entry = csc_content_at(store, load->content);
-    csc_content_state *state = &store->content_states[load->content];
-    bool same = is_same(entry, load->state);
+    csc_content_entry *entry = csc_content_at(job->store, job->number);
+    csc_extents extents = entry->dram;
+
+    if (!job->marked)
+        return;
+    job->marked = false;
+    entry->dram = (csc_extents){0}; /* before the mark goes: they are not the block's bytes */
+    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_FILLING);
+    csc_arena_free(job->store->arena, &extents);
+}
+
+/* Nobody works on the content for this job any more. Lock held. */
+static void let_go(load_job *job)
+{
+    csc_content_state *state = &job->store->content_states[job->number];
 
     state->busy--;
-    if (load->whole)
+    if (job->load->whole)
         state->flags &= (uint16_t)~CSC_CS_LOADING;
-    if (code == 0 && job->promote && same && !csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
-        entry->dram = job->extents;
-        job->extents = (csc_extents){0};
-        csc_content_now_resident(store, load->content, false, false);
-        csc_count(&store->counters.promotions[CASCADE_TIER_DRAM], 1);
-        /* Under the lock: whoever waits for room would take it away before its reader could pin it. */
-        if (load->pin && (*load->pin = csc_slot_guard(&store->slots)))
-            csc_slot_pin(*load->pin, load->content);
-    } else if (code == 0 && same && refused) {
-        csc_policy_touch(store->policy, load->content, false); /* a ghost that was of use */
-    }
-    if (code == 0 && same && load->piece_count && load->whole)
+    pthread_cond_broadcast(&job->store->progress);
+}
+
+/* The whole block is in its pages. Lock held. */
+static void now_resident(load_job *job)
+{
+    cascade_store *store = job->store;
+    csc_content_entry *entry = csc_content_at(store, job->number);
+    csc_load *load = job->load;
+
+    job->settled = true;
+    job->marked = false;
+    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_FILLING);
+    let_go(job);
+    if (!is_same(entry, load->state))
+        return; /* dropped meanwhile: the pages go with the entry */
+    csc_content_used(store, job->number);
+    csc_content_now_resident(store, job->number, job->refused, false);
+    csc_count(&store->counters.promotions[CASCADE_TIER_DRAM], 1);
+    if (load->ahead)
+        csc_count(&store->counters.read_ahead, 1);
+    /* Under the lock: whoever waits for room would take it away before its reader could pin it. */
+    if (load->pin && (*load->pin = csc_slot_guard(&store->slots)))
+        csc_slot_pin(*load->pin, job->number);
+    if (load->piece_count)
         csc_lease_end(entry);
-    if (job->extents.count)
-        csc_arena_free(store->arena, &job->extents);
+}
+
+static void job_free(load_job *job)
+{
+    if (job->pages != job->few)
+        free(job->pages);
+    free(job);
+}
+
+/* A late one ends. Lock held. */
+static void end_late(load_job *job)
+{
+    unmark(job);
+    job->store->content_states[job->number].busy--;
+    pthread_cond_broadcast(&job->store->progress);
+    job_free(job);
+}
+
+/* From the tier, in a thread of its own: a late transfer no longer touches the pages. */
+static void was_released(void *context)
+{
+    load_job *job = context;
+    cascade_store *store = job->store;
+
+    pthread_mutex_lock(&store->lock);
+    job->released = true;
+    if (job->over)
+        end_late(job);
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Checked bytes of a block are in its pages, more are coming: the caller gets his part of them. */
+static void has_arrived(void *context, uint64_t bytes)
+{
+    load_job *job = context;
+    const csc_load *load = job->load;
+    cascade_store *store = job->store;
+
+    while (job->copied < bytes && job->piece < load->piece_count) {
+        const cascade_piece *to = &load->pieces[job->piece];
+        uint64_t part = bytes - job->copied;
+
+        if (part > to->bytes - job->used)
+            part = to->bytes - job->used;
+        if (part) {
+            cascade_piece piece = {(char *)to->data + job->used, part};
+
+            csc_arena_copy_out(store->arena, &csc_content_at(store, job->number)->dram, job->copied,
+                               &piece, 1);
+        }
+        job->copied += part;
+        job->used += part;
+        if (job->used == to->bytes) {
+            job->piece++;
+            job->used = 0;
+        }
+    }
+    if (bytes < job->content.k_bytes + job->content.v_bytes)
+        return;
+    /* At once: others of the batch may take longer. */
+    pthread_mutex_lock(&store->lock);
+    now_resident(job);
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Ends a job whose read, if there was one, is over. Lock held. */
+static int settle(load_job *job, int code, bool late)
+{
+    cascade_store *store = job->store;
+    csc_content_entry *entry = csc_content_at(store, job->number);
+    csc_load *load = job->load;
+
+    if (job->settled)
+        return code;
+    let_go(job);
+    if (late) {
+        store->content_states[job->number].busy++;
+        return timed_out(store, load);
+    }
+    unmark(job);
+    if (code == 0 && is_same(entry, load->state)) {
+        csc_content_used(store, job->number);
+        if (job->refused)
+            csc_policy_touch(store->policy, job->number, false); /* a ghost that was of use */
+        if (load->piece_count && load->whole)
+            csc_lease_end(entry);
+    }
+    if (code == CASCADE_ETIMEDOUT && !job->no_room)
+        return timed_out(store, load);
     if (code == CASCADE_ECORRUPT || code == CASCADE_MISS)
-        code = quarantine(store, load, job, code);
-    pthread_cond_broadcast(&store->progress);
+        return quarantine(store, job, code);
     return code;
 }
 
-int csc_load_from_file(cascade_store *store, const csc_load *load)
+/* ---- the loads ---------------------------------------------------------------------------------------
+ */
+
+static int prepare(cascade_store *store, csc_load *load, load_job **result)
 {
-    csc_room_request room = {.item = load->content, .forced = load->forced, .may_wait = load->forced};
-    load_job job = {0};
+    load_job *job = calloc(1, sizeof *job);
     int code;
 
+    load->timed_out = false;
+    if (!job)
+        return csc_fail(CASCADE_ENOMEM, "no memory to read a block with");
+    job->pages = job->few;
     pthread_mutex_lock(&store->lock);
-    code = begin(store, load, &job);
+    code = begin(store, load, job);
     pthread_mutex_unlock(&store->lock);
-    if (code)
+    if (code) {
+        job_free(job);
         return code;
-    room.bytes = job.content.k_bytes + job.content.v_bytes;
-    if (job.promote)
-        code = csc_room_take(store, &room, &job.extents);
-    if (code && !load->forced) {
-        job.promote = false;
-        code = 0;
     }
-    if (code == 0 && job.promote) {
-        code = read_into_pages(store, &job);
-        if (code == 0 && load->piece_count)
-            csc_arena_copy_out(store->arena, &job.extents, load->offset, load->pieces,
-                               load->piece_count);
-    } else if (code == 0 && load->piece_count) {
-        code = store->file->ops->read(store->file, &job.place, &job.content, load->offset, load->pieces,
-                                      load->piece_count);
-    }
-    pthread_mutex_lock(&store->lock);
-    code = settle(store, load, &job, room.refused, code);
-    pthread_mutex_unlock(&store->lock);
-    return code;
-}
-
-/* ---- ahead of use ---------------------------------------------------------------------------- */
-
-void *csc_loader_main(void *context)
-{
-    cascade_store *store = context;
-
-    pthread_mutex_lock(&store->lock);
-    while (!store->stopping) {
-        uint32_t content;
-        csc_load load = {.whole = true};
-
-        if (store->load_head == store->load_tail) {
-            pthread_cond_wait(&store->load_work, &store->lock);
-            continue;
-        }
-        content = store->load_ring[store->load_tail++ % CSC_LOAD_RING];
-        load.content = content;
-        load.state = atomic_load(&csc_content_at(store, content)->state);
-        pthread_mutex_unlock(&store->lock);
-        (void)csc_load_from_file(store, &load); /* a hint: the get that follows says what is wrong */
+    code = take_pages(job);
+    if (code) {
+        job->no_room = true;
         pthread_mutex_lock(&store->lock);
-    }
-    pthread_mutex_unlock(&store->lock);
-    return NULL;
-}
-
-int cascade_prefetch(cascade_store *store, const cascade_key *keys, size_t count)
-{
-    CSC_ENTER(store);
-    if (count && !keys)
-        return csc_fail(CASCADE_EINVAL, "%zu keys, but no array of them", count);
-    for (size_t i = 0; i < count; i++) {
-        csc_held held;
-
-        if (csc_hold(store, &(csc_name){.key = &keys[i]}, &held) != 0)
-            continue;
-        if (held.slot) {
-            csc_slot_release(held.slot);
-            continue;
-        }
-        pthread_mutex_lock(&store->lock);
-        if (store->load_head - store->load_tail < CSC_LOAD_RING)
-            store->load_ring[store->load_head++ % CSC_LOAD_RING] = held.content;
-        pthread_cond_signal(&store->load_work);
+        code = settle(job, code, false);
         pthread_mutex_unlock(&store->lock);
+        job_free(job);
+        return code;
     }
+    *result = job;
     return 0;
+}
+
+static csc_tier_read read_of(load_job *job)
+{
+    csc_tier_read read = {.place = job->place,
+                          .content = job->content,
+                          .offset = job->load->offset,
+                          .pieces = job->load->pieces,
+                          .piece_count = job->load->piece_count,
+                          .context = job};
+
+    if (job->promote) {
+        read.offset = 0;
+        read.pieces = job->pages;
+        read.piece_count = job->page_count;
+        read.arrived = has_arrived;
+        read.released = was_released;
+    }
+    return read;
+}
+
+void csc_load_many(cascade_store *store, csc_load *loads, size_t count)
+{
+    csc_tier_read reads[CSC_LOAD_BATCH];
+    load_job *jobs[CSC_LOAD_BATCH];
+    size_t read_count = 0;
+    size_t at[CSC_LOAD_BATCH];
+
+    for (size_t i = 0; i < count; i++) {
+        loads[i].status = prepare(store, &loads[i], &jobs[read_count]);
+        if (loads[i].status)
+            continue;
+        reads[read_count] = read_of(jobs[read_count]);
+        at[read_count++] = i;
+    }
+    if (count && !loads[count - 1].ahead) {
+        pthread_mutex_lock(&store->lock);
+        csc_ahead_from(store, loads[count - 1].content);
+        pthread_mutex_unlock(&store->lock);
+    }
+    if (read_count == 0)
+        return;
+    store->file->ops->read(store->file, reads, read_count);
+    pthread_mutex_lock(&store->lock);
+    for (size_t i = 0; i < read_count; i++) {
+        load_job *job = jobs[i];
+
+        loads[at[i]].status = settle(job, reads[i].status, reads[i].late);
+        if (!reads[i].late)
+            job_free(job);
+        else if (job->released)
+            end_late(job);
+        else
+            job->over = true;
+    }
+    pthread_mutex_unlock(&store->lock);
+}
+
+int csc_load_from_file(cascade_store *store, csc_load *load)
+{
+    csc_load_many(store, load, 1);
+    return load->status;
 }

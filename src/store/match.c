@@ -11,10 +11,12 @@ typedef struct lease_times {
     uint64_t now_ms, until_ms;
 } lease_times;
 
-/* Holds what the numbers name; returns how many of them are still bound. */
+/* Holds what the numbers name; returns how many of them are still bound. `*before`: the content before
+ * them, CSC_NUMBER_NONE at the start. */
 static size_t hold_chunk(cascade_store *store, const uint32_t *numbers, size_t count,
-                         const lease_times *leases, bool first, bool ends)
+                         const lease_times *leases, uint32_t *before, bool ends)
 {
+    bool first = *before == CSC_NUMBER_NONE;
     uint32_t contents[CHUNK];
     size_t held = 0;
     uint64_t place;
@@ -27,12 +29,15 @@ static size_t hold_chunk(cascade_store *store, const uint32_t *numbers, size_t c
             break;
         csc_lease_add(csc_content_at(store, contents[held]), leases->now_ms, leases->until_ms);
     }
-    place = csc_touch_reserve(&store->touch, held + first);
-    if (first)
-        csc_touch_note(&store->touch, place++, CSC_TOUCH_TICK);
+    place = csc_touch_reserve(&store->touch, held + 1);
+    csc_touch_note(&store->touch, place++, first ? CSC_TOUCH_TICK : CSC_TOUCH_FROM | *before);
     for (size_t i = 0; i < held; i++)
         csc_touch_note(&store->touch, place + i,
-                       CSC_TOUCH_ITEM | contents[i] | (ends && i + 1 == count ? CSC_TOUCH_TAIL : 0));
+                       CSC_TOUCH_ITEM | CSC_TOUCH_MATCH | contents[i] |
+                           (first && i == 0 ? 0 : CSC_TOUCH_CHAIN) |
+                           (ends && i + 1 == count ? CSC_TOUCH_TAIL : 0));
+    if (held)
+        *before = contents[held - 1];
     return held;
 }
 
@@ -40,6 +45,7 @@ int cascade_prefix_match(cascade_store *store, const cascade_key *keys, size_t c
 {
     uint64_t begin_ns = csc_clock_ns();
     lease_times leases = {.now_ms = begin_ns / 1000000};
+    uint32_t before = CSC_NUMBER_NONE;
     size_t total = 0;
     bool lost = false;
     csc_slot *guard;
@@ -55,7 +61,7 @@ int cascade_prefix_match(cascade_store *store, const cascade_key *keys, size_t c
         uint32_t numbers[CHUNK];
         size_t wanted = count - total < CHUNK ? count - total : CHUNK;
         size_t found = csc_index_find_run(&store->index, keys + total, wanted, numbers, &lost);
-        size_t held = hold_chunk(store, numbers, found, &leases, total == 0,
+        size_t held = hold_chunk(store, numbers, found, &leases, &before,
                                  total + wanted == count && found == wanted);
 
         total += held;

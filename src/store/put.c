@@ -83,8 +83,11 @@ static int compare(cascade_store *store, const cascade_put *put, uint64_t k_byte
 {
     cascade_view *view = NULL;
     size_t piece = 0, used = 0;
-    int code = cascade_block_view(store, &put->key, &view);
+    bool timed_out;
+    int code = csc_view(store, &put->key, &view, &timed_out);
 
+    if (timed_out)
+        return csc_fail(CASCADE_ETIMEDOUT, "what the key is bound to could not be read in time");
     if (code)
         return code;
     /* The key may have been deleted and put again since its lengths were looked at. */
@@ -181,7 +184,7 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     code = check_parent(store, put);
     if (code)
         return code;
-    csc_touch_drain(&store->touch, store->policy);
+    csc_touches_pass_on(store);
     if (put->has_parent)
         binding.parent = put->parent;
     binding.sequence = csc_next_sequence(store);

@@ -6,6 +6,7 @@
  * While the segments are read, deleted keys are kept as entries in the lists (state DELETED), so that
  * records that come later but are older are recognised. They go at the end.
  */
+#include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
 #include "base/mark.h"
@@ -42,12 +43,14 @@ static bool is_sane(const csc_content *content)
            content->v_bytes <= CASCADE_BLOCK_BYTES_MAX - content->k_bytes;
 }
 
-/* Keeps what is whole. A place in the file tier meant something to the dead owner alone. */
+/* Keeps what is whole. A place in the file tier meant something to the dead owner alone; but that he had
+ * published it says that the record there is whole (is_published). */
 static void adopt_content(cascade_store *store, uint32_t number)
 {
     csc_content_entry *entry = csc_content_at(store, number);
     uint64_t state = atomic_load(&entry->state);
 
+    store->places_then[number] = entry->file;
     entry->file = (csc_place){0};
     entry->first_key = 0;
     entry->references = 0;
@@ -72,6 +75,43 @@ static void adopt_content(cascade_store *store, uint32_t number)
         return;
     }
     csc_count(&store->counters.recovered, 1);
+}
+
+static bool is_being_filled(uint64_t state)
+{
+    return (state & CSC_CONTENT_FILLING) && (state & (CSC_CONTENT_LIVE | CSC_CONTENT_DOOMED));
+}
+
+/* The dead owner had the file tier fill these pages. Its transfers ended before its lock did (the kernel
+ * tears rings and threads down first); should one not have, the pages stay out of use for as long as a
+ * read may take. They are claimed after all whole blocks, so that runs that were being written when the
+ * owner was killed cannot take a block's pages away. */
+static int set_aside(cascade_store *store, uint32_t number)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+    csc_extents extents = entry->dram;
+
+    entry->dram = (csc_extents){0};
+    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_FILLING);
+    if (is_sane(&entry->content) && extents.count &&
+        csc_arena_claim(store->arena, &extents, csc_content_bytes(entry)) == 0) {
+        csc_extents *grown = realloc(store->set_aside, (store->set_aside_count + 1) * sizeof *grown);
+
+        if (!grown)
+            return csc_fail(CASCADE_ENOMEM, "no memory for the index");
+        store->set_aside = grown;
+        grown[store->set_aside_count++] = extents;
+    }
+    adopt_content(store, number);
+    return 0;
+}
+
+void csc_recover_end_grace(cascade_store *store)
+{
+    for (uint32_t i = 0; i < store->set_aside_count; i++)
+        csc_arena_free(store->arena, &store->set_aside[i]);
+    store->set_aside_count = 0;
+    pthread_cond_broadcast(&store->progress);
 }
 
 static void adopt_key(cascade_store *store, uint32_t number)
@@ -163,11 +203,21 @@ int csc_recover_arena(cascade_store *store)
                            store->contents_made, sizeof *store->content_states);
     if (code)
         return code;
+    store->places_then_count = store->contents_made;
+    store->places_then = calloc(store->contents_made + 1, sizeof *store->places_then);
+    if (!store->places_then)
+        return csc_fail(CASCADE_ENOMEM, "no memory for the index");
     for (uint32_t i = 0; i < store->contents_made; i++)
-        adopt_content(store, i);
-    code = csc_arena_claims_done(store->arena);
+        if (!is_being_filled(atomic_load(&csc_content_at(store, i)->state)))
+            adopt_content(store, i);
+    for (uint32_t i = 0; code == 0 && i < store->contents_made; i++)
+        if (is_being_filled(atomic_load(&csc_content_at(store, i)->state)))
+            code = set_aside(store, i);
+    if (code == 0)
+        code = csc_arena_claims_done(store->arena);
     if (code)
         return code;
+    store->set_aside_until_ns = csc_clock_ns() + store->config.io_deadline_ms * UINT64_C(1000000);
     csc_mark("recover: contents adopted");
     for (uint32_t i = 0; i < store->keys_made; i++) {
         adopt_key(store, i);
@@ -314,8 +364,44 @@ static int see_bind(segment_scan *scan, uint32_t segment, const csc_binding *bin
     return csc_key_bind(store, binding, content, segment + 1, &number);
 }
 
-static int see_block(void *context, uint32_t segment, const csc_content *content,
-                     const csc_binding *bindings, size_t binding_count, const csc_place *place)
+/* Whether the dead owner had published this place: then the record was synced, and is whole. */
+static bool is_published(const cascade_store *store, uint32_t number, const csc_place *place)
+{
+    return number < store->places_then_count &&
+           csc_segment_is_same_record(&store->places_then[number], place);
+}
+
+/*
+ * Of several copies of a content the one written last is used, for an earlier one may have been found
+ * damaged and put again; of those written at the same time, such as a compaction's copy, a sealed one.
+ * While the segments are read, a content's ticket is the sequence of the copy chosen.
+ *
+ * Requests reach the disk in any order, so in an unsealed segment a whole header may have a torn payload
+ * behind it, if the owner died before he synced. Of a block that dram holds such a copy is not taken but
+ * written again; of any other the owner had published the place, or it was never flushed.
+ */
+static void choose_place(cascade_store *store, uint32_t number, const csc_segment_source *source,
+                         uint64_t sequence, const csc_place *place)
+{
+    static const csc_place nowhere;
+    csc_content_entry *entry = csc_content_at(store, number);
+    csc_content_state *state = &store->content_states[number];
+    bool unsure = !source->sealed && csc_content_has(entry, CSC_CONTENT_RESIDENT) &&
+                  !is_published(store, number, place);
+    bool has = csc_place_is_set(&entry->file) || (state->flags & CSC_CS_UNSURE);
+
+    if (has && (sequence < state->ticket ||
+                (sequence == state->ticket && ((state->flags & CSC_CS_SEALED) || !source->sealed))))
+        return;
+    state->ticket = sequence;
+    state->flags &= (uint16_t) ~(CSC_CS_SEALED | CSC_CS_UNSURE);
+    state->flags |= source->sealed ? CSC_CS_SEALED : unsure ? CSC_CS_UNSURE : 0;
+    csc_content_set_file(store, number, unsure ? &nowhere : place);
+}
+
+static int see_block(void *context, const csc_segment_source *source, const csc_content *content,
+                     uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
+                     const csc_place *place)
 {
     segment_scan *scan = context;
     cascade_store *store = scan->store;
@@ -325,18 +411,14 @@ static int see_block(void *context, uint32_t segment, const csc_content *content
 
     if (code)
         return code;
-    /* Of several copies the one written last is used: an earlier one may have been found damaged and put
-     * again. While the segments are read, a content's ticket is the sequence of the copy chosen. */
     for (size_t i = 0; i < binding_count; i++)
         if (bindings[i].sequence > sequence)
             sequence = bindings[i].sequence;
-    if (!csc_place_is_set(&csc_content_at(store, number)->file) ||
-        sequence > store->content_states[number].ticket) {
-        csc_content_set_file(store, number, place);
-        store->content_states[number].ticket = sequence;
-    }
+    choose_place(store, number, source, sequence, place);
+    if (written_ns / 1000000000 > store->content_states[number].used_s)
+        store->content_states[number].used_s = (uint32_t)(written_ns / 1000000000);
     for (size_t i = 0; code == 0 && i < binding_count; i++)
-        code = see_bind(scan, segment, &bindings[i], number);
+        code = see_bind(scan, source->segment, &bindings[i], number);
     return code;
 }
 
@@ -369,16 +451,16 @@ static int see_delete(segment_scan *scan, uint32_t segment, const csc_binding *b
     return code;
 }
 
-static int see_log(void *context, uint32_t segment, const csc_log_entry *entry)
+static int see_log(void *context, const csc_segment_source *source, const csc_log_entry *entry)
 {
     segment_scan *scan = context;
     uint32_t content;
     int code;
 
     if (entry->is_delete)
-        return see_delete(scan, segment, &entry->binding);
+        return see_delete(scan, source->segment, &entry->binding);
     code = content_for(scan->store, &entry->content, &content);
-    return code ? code : see_bind(scan, segment, &entry->binding, content);
+    return code ? code : see_bind(scan, source->segment, &entry->binding, content);
 }
 
 /* ---- after reading ----------------------------------------------------------------------------- */
@@ -412,10 +494,14 @@ static void settle_contents(cascade_store *store)
         csc_content_entry *entry = csc_content_at(store, number);
         bool resident = csc_content_has(entry, CSC_CONTENT_RESIDENT);
         bool known = store->content_states[number].flags & CSC_CS_TAKEN;
+        bool unsure = store->content_states[number].flags & CSC_CS_UNSURE;
 
-        store->content_states[number].flags &= (uint16_t)~CSC_CS_TAKEN;
+        store->content_states[number].flags &=
+            (uint16_t) ~(CSC_CS_TAKEN | CSC_CS_SEALED | CSC_CS_UNSURE);
         if (!csc_content_has(entry, CSC_CONTENT_LIVE))
             continue;
+        if (csc_place_is_set(&entry->file))
+            store->file->ops->retain(store->file, &entry->file, &entry->content);
         if (entry->references == 0) {
             /* Not counted as resident yet. */
             atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);
@@ -433,7 +519,9 @@ static void settle_contents(cascade_store *store)
         if (resident) {
             atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);
             csc_content_now_resident(store, number, false, false);
-            if (!csc_place_is_set(&entry->file)) {
+            if (unsure) {
+                csc_content_write_again(store, number);
+            } else if (!csc_place_is_set(&entry->file)) {
                 csc_dirty_add(store, number);
                 csc_content_send_down(store, number);
             }
@@ -451,7 +539,10 @@ int csc_recover_segments(cascade_store *store)
     csc_segment_options options = {.io = store->io,
                                    .directory = store->config.directory,
                                    .rank = store->config.rank,
-                                   .segment_bytes = store->config.settings.segment_bytes};
+                                   .deadline_ms = store->config.io_deadline_ms,
+                                   .segment_bytes = store->config.settings.segment_bytes,
+                                   .keyring = store->keyring,
+                                   .spares_max = csc_spares_max(store)};
     cascade_tier_stats stats = {0};
     int code;
 
@@ -466,6 +557,9 @@ int csc_recover_segments(cascade_store *store)
     pthread_mutex_lock(&store->lock);
     settle_keys(store);
     settle_contents(store);
+    free(store->places_then);
+    store->places_then = NULL;
+    store->places_then_count = 0;
     pthread_mutex_unlock(&store->lock);
     return 0;
 }

@@ -74,13 +74,15 @@ static uint64_t make_room(cascade_store *store, csc_room_request *request, bool 
     uint64_t freed, capacity = csc_arena_capacity(store->arena);
     bool ticked = false;
 
-    csc_touch_drain(&store->touch, store->policy);
+    csc_touches_pass_on(store);
     csc_entries_reclaim(store);
     csc_slots_look(&store->slots, &test.pins);
     freed = evict_transit(store, &test, request->bytes);
     while (freed < request->bytes) {
         uint32_t victim = csc_policy_victim(store->policy, may_leave, &test);
 
+        if (victim == CSC_POLICY_NONE && request->ahead)
+            break; /* a guess takes nothing from those who asked */
         if (victim == CSC_POLICY_NONE && !test.leased_too) {
             test.leased_too = true;
             continue;
@@ -101,8 +103,8 @@ static uint64_t make_room(cascade_store *store, csc_room_request *request, bool 
         }
         /* A refused newcomer only passes through: it takes a victim's place while few do, else it waits
          * for one of its kind to leave. */
-        if (request->refused &&
-            (!request->may_wait || store->transit_bytes > capacity / CSC_TRANSIT_SHARE))
+        if (request->refused && (!(request->may_wait || request->ahead) ||
+                                 store->transit_bytes > capacity / CSC_TRANSIT_SHARE))
             break;
         if (csc_content_evict(store, victim))
             freed += csc_content_bytes(csc_content_at(store, victim));
@@ -175,7 +177,7 @@ void csc_room_keep(cascade_store *store)
     csc_room_request request = {.item = CSC_NUMBER_NONE, .forced = true};
     bool asked = true;
 
-    csc_touch_drain(&store->touch, store->policy);
+    csc_touches_pass_on(store);
     csc_entries_reclaim(store);
     if (used <= capacity / 100 * store->config.watermark_high_pct ||
         store->config.watermark_high_pct >= 100)

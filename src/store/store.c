@@ -36,9 +36,12 @@ static void after_fork_in_parent(void)
 static void after_fork_in_child(void)
 {
     atomic_fetch_add(&fork_generation, 1);
-    for (cascade_store *store = registry; store; store = store->registry_next)
+    for (cascade_store *store = registry; store; store = store->registry_next) {
+        if (store->io)
+            csc_io_after_fork(store->io);
         if (store->arena)
             csc_arena_after_fork(store->arena);
+    }
     registry = NULL;
     pthread_mutex_unlock(&registry_lock);
 }
@@ -111,6 +114,8 @@ static void *keeper_main(void *context)
 
         pthread_cond_timedwait(&store->keeper_work, &store->lock, &wake);
         csc_room_keep(store);
+        if (store->set_aside_count && csc_clock_ns() >= store->set_aside_until_ns)
+            csc_recover_end_grace(store);
         if (++rounds % 10 == 0)
             csc_arena_clear_dead_clients(store->arena);
     }
@@ -118,7 +123,7 @@ static void *keeper_main(void *context)
     return NULL;
 }
 
-enum { WRITER = 1, LOADER = 2, KEEPER = 4 };
+enum { WRITER = 1, LOADER = 2, KEEPER = 4, SCRUBBER = 8 };
 
 static int start(cascade_store *store, pthread_t *thread, void *(*main)(void *), uint32_t bit)
 {
@@ -138,6 +143,8 @@ static int start_threads(cascade_store *store)
         code = start(store, &store->loader_thread, csc_loader_main, LOADER);
     if (code == 0)
         code = start(store, &store->keeper_thread, keeper_main, KEEPER);
+    if (code == 0 && store->config.scrub_interval_s)
+        code = start(store, &store->scrub_thread, csc_scrub_main, SCRUBBER);
     while (code == 0 && store->hash_started < store->config.hash_threads) {
         code = start(store, &store->hash_threads[store->hash_started], csc_hasher_main, 0);
         if (code == 0)
@@ -156,6 +163,7 @@ static void stop_threads(cascade_store *store)
     pthread_cond_broadcast(&store->write_work);
     pthread_cond_broadcast(&store->load_work);
     pthread_cond_broadcast(&store->keeper_work);
+    pthread_cond_broadcast(&store->scrub_work);
     pthread_mutex_unlock(&store->lock);
     for (uint32_t i = 0; i < store->hash_started; i++)
         pthread_join(store->hash_threads[i], NULL);
@@ -165,6 +173,8 @@ static void stop_threads(cascade_store *store)
         pthread_join(store->loader_thread, NULL);
     if (store->threads_started & KEEPER)
         pthread_join(store->keeper_thread, NULL);
+    if (store->threads_started & SCRUBBER)
+        pthread_join(store->scrub_thread, NULL);
     store->threads_started = store->hash_started = 0;
 }
 
@@ -173,8 +183,8 @@ static void stop_threads(cascade_store *store)
 static void init_sync(cascade_store *store)
 {
     pthread_condattr_t attributes;
-    pthread_cond_t *conditions[] = {&store->hash_work, &store->write_work, &store->load_work,
-                                    &store->keeper_work, &store->progress};
+    pthread_cond_t *conditions[] = {&store->hash_work,   &store->write_work, &store->load_work,
+                                    &store->keeper_work, &store->scrub_work, &store->progress};
 
     pthread_mutex_init(&store->lock, NULL);
     pthread_condattr_init(&attributes);
@@ -189,18 +199,24 @@ static void init_sync(cascade_store *store)
  */
 static void destroy(cascade_store *store, bool keep_arena, bool forked)
 {
-    pthread_cond_t *conditions[] = {&store->hash_work, &store->write_work, &store->load_work,
-                                    &store->keeper_work, &store->progress};
+    pthread_cond_t *conditions[] = {&store->hash_work,   &store->write_work, &store->load_work,
+                                    &store->keeper_work, &store->scrub_work, &store->progress};
+    csc_io *io;
 
     if (store->file)
         store->file->ops->close(&store->file);
+    pthread_mutex_lock(&registry_lock); /* a child of a fork from here on has nothing to let go of */
+    io = store->io;
+    store->io = NULL;
+    pthread_mutex_unlock(&registry_lock);
+    csc_io_destroy(&io); /* waits for transfers past their deadline: they write to the arena's pages */
     unregister_store(store, keep_arena);
     csc_policy_destroy(&store->policy);
     csc_touch_destroy(&store->touch);
     csc_entries_destroy(store);
     csc_writer_destroy(store);
     free(store->load_ring);
-    csc_io_destroy(&store->io);
+    csc_keyring_destroy(&store->keyring);
     for (size_t i = 0; !forked && i < sizeof conditions / sizeof conditions[0]; i++)
         pthread_cond_destroy(conditions[i]);
     if (!forked)
@@ -221,6 +237,7 @@ static int open_arena(cascade_store *store, bool *taken_over)
 {
     csc_arena_options options = {.shm_directory = store->config.shm_directory,
                                  .directory = store->config.directory,
+                                 .device = store->config.device,
                                  .rank = store->config.rank,
                                  .page_bytes = (uint32_t)store->config.settings.page_bytes,
                                  .dram_bytes = store->config.settings.dram_bytes};
@@ -252,6 +269,18 @@ static int open_arena(cascade_store *store, bool *taken_over)
     return code;
 }
 
+/* Pages become usable in ascending order, so those that are are the first of the region. */
+static void *pages_start(cascade_store *store)
+{
+    return (char *)csc_arena_base(store->arena) +
+           store->index.header->geometry.regions[CSC_REGION_PAGES].offset;
+}
+
+static uint64_t pages_ready(void *arena)
+{
+    return csc_arena_ready(arena);
+}
+
 /* Which copy kernel is fastest depends on the arena's pages, so it is measured on them, once a process.
  */
 static void tune_copies(cascade_store *store)
@@ -268,6 +297,11 @@ static void tune_copies(cascade_store *store)
 }
 
 int cascade_store_open(const cascade_options *given, cascade_store **result)
+{
+    return csc_store_open_with(given, NULL, result);
+}
+
+int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls, cascade_store **result)
 {
     cascade_options options = {0};
     bool taken_over = false, whole = false;
@@ -289,14 +323,19 @@ int cascade_store_open(const cascade_options *given, cascade_store **result)
     init_sync(store);
     register_store(store);
     store->fork_generation = atomic_load(&fork_generation);
-    code = csc_io_create(NULL, &store->io);
+    code = csc_io_create(calls, &store->io);
     if (code == 0)
         code = csc_config_resolve(&options, store->io, &store->config);
     if (code == 0)
-        code = open_arena(store, &taken_over);
+        code = csc_keyring_load(store->config.key_file, store->config.key_command, &store->keyring);
     if (code == 0)
-        code = csc_recover_segments(store);
+        code = open_arena(store, &taken_over);
     if (code == 0) {
+        csc_io_set_memory(store->io, pages_start(store), pages_ready, store->arena);
+        code = csc_recover_segments(store);
+    }
+    if (code == 0) {
+        store->segments_found = csc_segment_count(store->file);
         atomic_store(&store->index.header->state, CSC_ARENA_LIVE);
         whole = true;
         tune_copies(store);
@@ -400,6 +439,7 @@ int cascade_store_close(cascade_store **slot)
     }
     pthread_mutex_lock(&store->lock);
     store->closing = true;
+    pthread_cond_broadcast(&store->scrub_work);
     pthread_mutex_unlock(&store->lock);
     if (code == 0)
         code = flush(store);

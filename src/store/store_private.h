@@ -19,6 +19,7 @@
 #define CSC_STORE_STORE_PRIVATE_H
 
 #include "arena/arena.h"
+#include "base/clock.h"
 #include "base/io.h"
 #include "format/settings.h"
 #include "index/index.h"
@@ -35,11 +36,14 @@
 #define CSC_PARENTS_WANTED_WORDS (1u << 17)
 #define CSC_LOAD_RING            4096u
 #define CSC_RECORD_EXTRA_BYTES   UINT64_C(16384) /* headers and padding of a block on disk at most */
-#define CSC_PINS_MAX             (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
+#define CSC_SEGMENT_FRAME_BYTES                                                                         \
+    UINT64_C(16384) /* of a segment that is not large: header, index, trailer */
+#define CSC_PINS_MAX (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
 
 /** Options after environment, settings and defaults. */
 typedef struct csc_store_config {
     char directory[CSC_ARENA_DIRECTORY_BYTES]; /* absolute */
+    uint64_t device;                           /* the directory is on */
     char shm_directory[1024];
     csc_settings settings;
     uint32_t rank;
@@ -48,6 +52,12 @@ typedef struct csc_store_config {
     uint32_t watermark_low_pct;
     uint32_t watermark_high_pct;
     uint32_t put_wait_ms;
+    uint32_t io_deadline_ms;
+    uint64_t file_age_s;            /* 0: no limit */
+    uint64_t background_rate_bytes; /* a second */
+    uint64_t scrub_interval_s;      /* 0: none */
+    char key_file[1024];            /* "": none */
+    char key_command[1024];
     bool prefault;
 } csc_store_config;
 
@@ -77,8 +87,12 @@ enum {
     CSC_CS_LOADING = 8,         /* coming from the file tier */
     CSC_CS_TRANSIT = 16,        /* refused by the policy: leaves as soon as it is clean */
     CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
-    CSC_CS_LAZY = 32, /* its file copy was dropped; rewritten when room or a flush asks for it */
-    CSC_CS_TAKEN = 64 /* while a store is opened: a block that the dead owner knew */
+    CSC_CS_LAZY = 32,    /* its file copy was dropped; rewritten when room or a flush asks for it */
+    CSC_CS_TAKEN = 64,   /* while a store is opened: a block that the dead owner knew; */
+    CSC_CS_SEALED = 128, /* its place is in a sealed segment; */
+    CSC_CS_WANTED = 512, /* in the loader's queue */
+    CSC_CS_GO_ON = 1024, /* when it is read, more of its chain is brought */
+    CSC_CS_UNSURE = 256  /* the record written last may be torn: it is written again from dram */
 };
 
 /** What the owner knows of a content beyond the arena. */
@@ -87,6 +101,8 @@ typedef struct csc_content_state {
     uint32_t dirty_next, dirty_previous; /* number + 1 */
     uint32_t queue_next;                 /* hash or write queue: number + 1 */
     uint32_t transit_next;               /* transit queue: number + 1 */
+    uint32_t chain_next;                 /* what followed it in the latest match: number + 1; a hint */
+    uint32_t used_s; /* since 1970: written to a file, read from one, or left dram: the latest known */
     uint16_t busy;
     uint16_t flags;
 } csc_content_state;
@@ -117,7 +133,9 @@ typedef struct csc_counters {
     _Atomic uint64_t hits[CASCADE_TIER_COUNT], misses[CASCADE_TIER_COUNT],
         promotions[CASCADE_TIER_COUNT], demotions[CASCADE_TIER_COUNT], evictions[CASCADE_TIER_COUNT],
         drops[CASCADE_TIER_COUNT], quarantined[CASCADE_TIER_COUNT];
-    _Atomic uint64_t puts, puts_existed, conflicts, deletes, dedup_blocks, digests, lost, recovered;
+    _Atomic uint64_t puts, puts_existed, conflicts, deletes, dedup_blocks, digests, lost, recovered,
+        file_timeouts, read_ahead;
+    _Atomic uint64_t compactions, compacted_bytes, aged;
     struct {
         _Atomic uint64_t count, total_ns, buckets[CASCADE_HISTOGRAM_BUCKETS];
     } latency[CASCADE_OP_COUNT];
@@ -128,19 +146,21 @@ struct cascade_store {
     uint64_t fork_generation; /* constant */
     csc_store_config config;  /* constant */
     csc_io *io;               /* constant */
+    csc_keyring *keyring;     /* constant; NULL: files are not encrypted */
     csc_arena *arena;         /* constant */
     csc_index index;          /* constant; what it points to: see above */
     csc_slots slots;          /* constant */
     _Atomic uint32_t slots_high;
-    csc_tier *file;         /* constant; one writer: the writer thread */
-    csc_touch touch;        /* lock-free */
-    uint64_t files_skipped; /* constant: segment files that open could not read */
+    csc_tier *file;          /* constant; one writer: the writer thread */
+    csc_touch touch;         /* lock-free */
+    uint64_t files_skipped;  /* constant: segment files that open could not read */
+    uint64_t segments_found; /* constant: segments with a lower index are of earlier runs */
     csc_counters counters;
     _Atomic bool poisoned;
     cascade_store *registry_next; /* the registry's lock */
 
     pthread_mutex_t lock;
-    pthread_cond_t hash_work, write_work, load_work, keeper_work;
+    pthread_cond_t hash_work, write_work, load_work, keeper_work, scrub_work;
     pthread_cond_t progress; /* a digest, a durable block, free room, a finished load */
 
     csc_policy *policy;
@@ -162,26 +182,40 @@ struct cascade_store {
     uint32_t dirty_head, dirty_tail; /* number + 1 */
     uint64_t ticket;                 /* last given */
     uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
-    uint32_t segment_leaving;        /* 1 + index of the segment that is being dropped, 0: none */
-    uint64_t attempts;               /* rounds the writer began */
-    uint64_t attempts_failed;        /* the last round that failed */
-    int file_error;                  /* of the last failed round while degraded, else 0 */
+    uint32_t compacting;       /* 1 + index of the segment that is being emptied; the writer's own */
+    struct csc_gc *gc;         /* a gc that waits for the writer, or is under way */
+    uint64_t aged_ns;          /* when blocks were last dropped for their age */
+    uint64_t compact_after_ns; /* after a failure: not before */
+    uint32_t segment_leaving;  /* 1 + index of the segment that is being dropped, 0: none */
+    uint64_t attempts;         /* rounds the writer began */
+    uint64_t attempts_failed;  /* the last round that failed */
+    int file_error;            /* of the last failed round while degraded, else 0 */
     char file_error_text[256];
     uint32_t waiting_flushes;
     uint32_t hashing;              /* contents with a worker */
     uint64_t hash_taken;           /* contents that left the hash queue and the workers, ever */
     struct csc_write_round *round; /* the writer's */
     bool stopping;
-    bool closing; /* a full file budget drops rather than keeps dirty */
+    bool closing;           /* a full file budget drops rather than keeps dirty */
+    csc_place *places_then; /* while a store is opened: places that the dead owner had published */
+    uint32_t places_then_count;
     uint32_t *load_ring;
     uint32_t load_head, load_tail;
+    uint64_t ahead_left;    /* bytes that the match being noted may still have brought */
+    csc_extents *set_aside; /* pages that a dead owner's transfers may have been filling */
+    uint32_t set_aside_count;
+    uint64_t set_aside_until_ns;
 
-    pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread;
+    pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread;
     uint32_t threads_started; /* bits below */
     uint32_t hash_started;
 };
 
 /* ---- store.c --------------------------------------------------------------------------------- */
+
+/** cascade_store_open on other system calls below the file layer (NULL: the real ones), for tests. */
+int csc_store_open_with(const cascade_options *options, const csc_io_calls *calls,
+                        cascade_store **store);
 
 /** Checks a handle at the door of every public call; clears the thread's error text. */
 int csc_store_enter(const cascade_store *store);
@@ -273,6 +307,11 @@ static inline bool csc_place_is_set(const csc_place *place)
 
     return __builtin_memcmp(place, &nowhere, sizeof nowhere) != 0;
 }
+/** Notes that a content was used now, for the age limit. */
+static inline void csc_content_used(cascade_store *store, uint32_t number)
+{
+    store->content_states[number].used_s = (uint32_t)(csc_wall_ns() / 1000000000);
+}
 /** Sets or clears the file place, with counts. */
 void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place *place);
 
@@ -303,7 +342,9 @@ typedef struct csc_room_request {
     bool tail;
     bool forced;   /* a view: not refused */
     bool may_wait; /* up to put_wait_ms */
-    bool refused;  /* result: the policy would rather keep what is there */
+    bool ahead; /* nobody asked yet: if refused, only passes through; never takes a leased block's place
+                 */
+    bool refused; /* result: the policy would rather keep what is there */
 } csc_room_request;
 
 /** Takes pages, evicting as need be. No lock held. A refused request that may not wait gets no pages:
@@ -339,12 +380,24 @@ typedef struct csc_held {
 int csc_hold(cascade_store *store, const csc_name *name, csc_held *held);
 
 int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into);
+/** As cascade_block_view, and says whether a miss is one for want of time. */
+int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result, bool *timed_out);
 int csc_info(cascade_store *store, const csc_name *name, cascade_info *info);
 
 /** Checks pieces and adds them up. Errors: CASCADE_EINVAL. */
 int csc_pieces_sum(const cascade_piece *pieces, size_t count, uint64_t *bytes);
 
+/* ---- ahead.c: what comes next -------------------------------------------------------------------- */
+
+/** Passes the readers' notes to the policy and to the chains. Lock held. */
+void csc_touches_pass_on(cascade_store *store);
+/** A content had to be asked of the file tier: those after it will be. Lock held. */
+void csc_ahead_from(cascade_store *store, uint32_t content);
+void *csc_loader_main(void *store);
+
 /* ---- load.c: from the file tier ---------------------------------------------------------------- */
+
+#define CSC_LOAD_BATCH 64u
 
 /** A read of a content that was not resident when it was looked up. */
 typedef struct csc_load {
@@ -357,12 +410,19 @@ typedef struct csc_load {
     const cascade_piece *pieces; /* where to; may be none */
     size_t piece_count;
     csc_slot **pin; /* takes a pin once it is in dram; NULL: none wanted */
+    bool in_batch;  /* does not wait for another that loads it */
+    bool ahead;     /* of use: into dram or not at all */
+    /* results */
+    int status;
+    bool timed_out; /* with CASCADE_MISS: the block may be there, but the disk does not answer in time */
 } csc_load;
 
 /** Returns 0, CASCADE_EAGAIN (it changed meanwhile: look it up again), CASCADE_MISS (damaged or gone,
- * now quarantined), CASCADE_ENOSPC (forced, no room), CASCADE_EIO. */
-int csc_load_from_file(cascade_store *store, const csc_load *load);
-void *csc_loader_main(void *store);
+ * now quarantined; or, with `timed_out`, out of time), CASCADE_ENOSPC (no room, and forced or ahead),
+ * CASCADE_EIO. */
+int csc_load_from_file(cascade_store *store, csc_load *load);
+/** At most CSC_LOAD_BATCH, read at the same time; each gets its `status` as above. */
+void csc_load_many(cascade_store *store, csc_load *loads, size_t count);
 
 /* ---- threads ---------------------------------------------------------------------------------- */
 
@@ -371,6 +431,40 @@ void *csc_hasher_main(void *store);
 int csc_writer_make(cascade_store *store);
 void csc_writer_destroy(cascade_store *store);
 void *csc_writer_main(void *store);
+/** Runs rounds, if there is work for them, until `due_ns` (csc_clock_ns), and waits for it. The writer
+ * thread only. Returns what the last round that failed says. */
+int csc_writer_serve(cascade_store *store, uint64_t due_ns);
+/** Logs again, durably, the binds whose only record lies in a segment. The writer thread only. */
+int csc_writer_relog(cascade_store *store, uint32_t segment);
+
+/* ---- compact.c, gc.c: the writer thread only ---------------------------------------------------- */
+
+/** Bytes of a segment that hold nothing of use, but for a header and a short index. */
+static inline uint64_t csc_segment_dead(const csc_segment_info *info)
+{
+    uint64_t used = info->live_bytes + info->log_bytes + CSC_SEGMENT_FRAME_BYTES;
+
+    return info->bytes > used ? info->bytes - used : 0;
+}
+/** All segments of this rank, in memory that the caller frees; NULL, and 0, when there is none. */
+csc_segment_info *csc_segments(cascade_store *store, size_t *count);
+/** Moves what lives out of a segment and removes it. `urgent`: at once, else at the background rate and
+ * behind the writer's own work. Errors: as of a round; the segment is then still there, and whole. */
+int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent);
+/** The sealed segment of ours with the greatest share of dead bytes, if that is at least this much. */
+bool csc_compact_choose(cascade_store *store, unsigned dead_pct_min, csc_segment_info *chosen);
+/** Emptied files that are kept to be used again. A budget leaves room for them. */
+uint32_t csc_spares_max(const cascade_store *store);
+/** What there is to do when the writer has nothing to write: compaction, blocks too old, a gc. True:
+ * something was done. */
+bool csc_gc_chores(cascade_store *store);
+/** Fails a gc that waits while the store is closed. Lock held. */
+void csc_gc_stop(cascade_store *store);
+
+/* ---- scrub.c ---------------------------------------------------------------------------------- */
+
+/** Scrubs once per interval. */
+void *csc_scrub_main(void *store);
 
 /* ---- recover.c -------------------------------------------------------------------------------- */
 
@@ -378,5 +472,8 @@ void *csc_writer_main(void *store);
 int csc_recover_arena(cascade_store *store);
 /** Opens the file tier and enters what its segments hold. */
 int csc_recover_segments(cascade_store *store);
+/** Frees the pages that were set aside because a dead owner's transfers might still write to them. Lock
+ * held. */
+void csc_recover_end_grace(cascade_store *store);
 
 #endif

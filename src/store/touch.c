@@ -17,9 +17,11 @@ void csc_touch_destroy(csc_touch *touch)
     touch->ring = NULL;
 }
 
-void csc_touch_drain(csc_touch *touch, csc_policy *policy)
+void csc_touch_drain(csc_touch *touch, csc_policy *policy,
+                     void (*see)(void *context, uint64_t note, uint32_t before), void *context)
 {
     uint64_t head = atomic_load_explicit(&touch->head, memory_order_relaxed);
+    uint32_t before = CSC_POLICY_NONE;
 
     if (head - touch->tail > CSC_TOUCH_RING)
         touch->tail = head - CSC_TOUCH_RING;
@@ -30,7 +32,10 @@ void csc_touch_drain(csc_touch *touch, csc_policy *policy)
         /* 0: reserved and not written yet, or lapped. Forgotten. */
         if (note & CSC_TOUCH_TICK)
             csc_policy_tick(policy);
-        if (note & CSC_TOUCH_ITEM)
+        if (note & CSC_TOUCH_ITEM) {
             csc_policy_touch(policy, (uint32_t)note, note & CSC_TOUCH_TAIL);
+            see(context, note, note & CSC_TOUCH_CHAIN ? before : CSC_POLICY_NONE);
+        }
+        before = note & (CSC_TOUCH_ITEM | CSC_TOUCH_FROM) ? (uint32_t)note : CSC_POLICY_NONE;
     }
 }

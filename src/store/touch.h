@@ -16,6 +16,10 @@
 #define CSC_TOUCH_TICK (UINT64_C(1) << 63) /* a request begins */
 #define CSC_TOUCH_TAIL (UINT64_C(1) << 62) /* last block of its request */
 #define CSC_TOUCH_ITEM (UINT64_C(1) << 61) /* low 32 bits: the item */
+/* Notes of a match are in the order of its blocks. */
+#define CSC_TOUCH_MATCH (UINT64_C(1) << 60) /* an item found by a match */
+#define CSC_TOUCH_CHAIN (UINT64_C(1) << 59) /* it follows the item of the note before */
+#define CSC_TOUCH_FROM  (UINT64_C(1) << 58) /* no touch: low 32 bits: what the next note follows */
 
 typedef struct csc_touch {
     _Atomic uint64_t *ring;
@@ -38,7 +42,9 @@ static inline void csc_touch_note(csc_touch *touch, uint64_t place, uint64_t not
     atomic_store_explicit(&touch->ring[place % CSC_TOUCH_RING], note, memory_order_release);
 }
 
-/** Passes all notes to the policy. The store's lock is held. */
-void csc_touch_drain(csc_touch *touch, csc_policy *policy);
+/** Passes all notes to the policy, and each item's to `see`, with the item that it follows in a chain
+ * (CSC_POLICY_NONE: none). The store's lock is held. */
+void csc_touch_drain(csc_touch *touch, csc_policy *policy,
+                     void (*see)(void *context, uint64_t note, uint32_t before), void *context);
 
 #endif

@@ -23,6 +23,8 @@
 #define ROUND_LOG_ENTRIES 4096u
 #define RETRY_NS          UINT64_C(500000000)
 #define SCAN_STEP         4096u /* entries looked at in one go under the lock */
+#define BUDGET_DEAD_PCT   20u   /* of a segment: then emptying it is worth its reads and writes */
+#define CHORES_NS         UINT64_C(1000000000)
 
 struct csc_write_round {
     csc_tier_write writes[ROUND_BLOCKS];
@@ -254,59 +256,73 @@ static void relog_bindings(cascade_store *store, uint32_t segment)
     pthread_mutex_unlock(&store->lock);
 }
 
-static int write_log(cascade_store *store, write_round *round);
+/* Forgets the oldest segment, whole. */
+static int drop_segment(cascade_store *store, const csc_segment_info *info)
+{
+    int code;
 
-/* Drops whole oldest sealed segments until `bytes` more fit the budget. */
-static int make_file_room(cascade_store *store, write_round *round, uint64_t bytes)
+    forget_places(store, info->segment);
+    code = csc_writer_relog(store, info->segment);
+    csc_mark("budget: segment goes");
+    if (code == 0)
+        code = csc_segment_remove(store->file, info->segment);
+    if (code == 0)
+        csc_log(CSC_LOG_INFO, "the file budget is full: dropped the oldest segment (%llu bytes)",
+                (unsigned long long)info->bytes);
+    return code;
+}
+
+/* The oldest segment that may go. */
+static bool find_oldest(cascade_store *store, csc_segment_info *oldest)
+{
+    csc_segment_info infos[64];
+    size_t count = sizeof infos / sizeof infos[0], room = count;
+
+    csc_segment_list(store->file, infos, &count);
+    for (size_t i = 0; i < count && i < room; i++)
+        if (infos[i].ours && infos[i].segment + 1 != store->compacting) {
+            *oldest = infos[i];
+            return true;
+        }
+    return false;
+}
+
+/* Makes room for `bytes` in the file budget: by emptying a segment that is dead for a good part, else by
+ * dropping the oldest. */
+static int make_file_room(cascade_store *store, uint64_t bytes)
 {
     uint64_t budget = store->config.settings.file_budget_bytes;
     uint32_t sealed = CSC_NUMBER_NONE; /* last that was asked for */
 
     for (;;) {
         cascade_tier_stats stats = {0};
-        csc_segment_info infos[1];
-        size_t count = 1;
-        uint32_t segment;
+        csc_segment_info info;
         int code;
 
         store->file->ops->stats(store->file, &stats);
-        if (budget == 0 || stats.used_bytes + bytes <= budget)
+        if (budget == 0 || stats.used_bytes - csc_segment_spare_bytes(store->file) + bytes <=
+                               budget - csc_spares_max(store) * store->config.settings.segment_bytes)
             return 0;
-        csc_segment_list(store->file, infos, &count);
-        if (count == 0)
+        if (csc_compact_choose(store, BUDGET_DEAD_PCT, &info)) {
+            code = csc_compact_segment(store, info.segment, true);
+            if (code)
+                return code;
+            continue;
+        }
+        if (!find_oldest(store, &info))
             return csc_fail(CASCADE_ENOSPC, "the file budget of %llu bytes has no room for %llu more",
                             (unsigned long long)budget, (unsigned long long)bytes);
-        segment = infos[0].segment;
         /* Not sealed: the open one; or one that a dead owner left, which stays as it is. */
-        if (!infos[0].sealed && segment != sealed) {
+        if (!info.sealed && info.segment != sealed) {
             code = csc_segment_seal(store->file);
             if (code)
                 return code;
-            sealed = segment;
+            sealed = info.segment;
             continue;
         }
-        forget_places(store, segment);
-        relog_bindings(store, segment);
-        csc_mark("budget: binds to be written again");
-        /* The binds that must outlive the segment are on disk before it goes. */
-        for (;;) {
-            if (round->log_count) {
-                code = write_log(store, round);
-                if (code)
-                    return code;
-            }
-            pthread_mutex_lock(&store->lock);
-            take_log(store, round);
-            pthread_mutex_unlock(&store->lock);
-            if (round->log_count == 0)
-                break;
-        }
-        csc_mark("budget: segment goes");
-        code = csc_segment_remove(store->file, segment);
+        code = drop_segment(store, &info);
         if (code)
             return code;
-        csc_log(CSC_LOG_INFO, "the file budget is full: dropped the oldest segment (%llu bytes)",
-                (unsigned long long)infos[0].bytes);
     }
 }
 
@@ -350,6 +366,26 @@ static int write_log(cascade_store *store, write_round *round)
     return code;
 }
 
+int csc_writer_relog(cascade_store *store, uint32_t segment)
+{
+    write_round *round = store->round;
+
+    relog_bindings(store, segment);
+    csc_mark("budget: binds to be written again");
+    for (;;) {
+        /* First what the round at hand has of its own. */
+        int code = round->log_count ? write_log(store, round) : 0;
+
+        if (code)
+            return code;
+        pthread_mutex_lock(&store->lock);
+        take_log(store, round);
+        pthread_mutex_unlock(&store->lock);
+        if (round->log_count == 0)
+            return 0;
+    }
+}
+
 /* Lock held. */
 static void settle_content(cascade_store *store, write_round *round, uint32_t i, bool durable)
 {
@@ -372,16 +408,14 @@ static void settle_content(cascade_store *store, write_round *round, uint32_t i,
             key->sequence == round->bindings[b].sequence)
             key->segment = segment + 1;
     }
-    if (!still) {
-        if (durable)
-            store->file->ops->drop(store->file, &round->writes[i].place, &round->writes[i].content);
-        return;
-    }
+    if (!still)
+        return; /* nothing refers to what was written: it is dead */
     if (!durable) {
         csc_content_send_down(store, number);
         return;
     }
     csc_content_set_file(store, number, &round->writes[i].place);
+    csc_content_used(store, number);
     csc_mark("write: published");
     csc_dirty_remove(store, number);
     csc_count(&store->counters.demotions[CASCADE_TIER_FILE], 1);
@@ -398,7 +432,7 @@ static int run_round(cascade_store *store, write_round *round)
     int code = 0, sync_code;
 
     if (round->write_count) {
-        code = make_file_room(store, round, round->bytes + round->write_count * CSC_RECORD_EXTRA_BYTES);
+        code = make_file_room(store, round->bytes + round->write_count * CSC_RECORD_EXTRA_BYTES);
         if (code == 0)
             code = store->file->ops->write(store->file, round->writes, round->write_count);
         else
@@ -474,42 +508,74 @@ void csc_writer_destroy(cascade_store *store)
     free(round);
 }
 
+/* Takes what waits and writes it; false: nothing waits. Lock held, but not while it writes. */
+static bool serve(cascade_store *store, int *code)
+{
+    write_round *round = store->round;
+
+    take_contents(store, round);
+    take_log(store, round);
+    if (round->write_count == 0 && round->log_count == 0)
+        return false;
+    store->attempts++;
+    pthread_mutex_unlock(&store->lock);
+    *code = run_round(store, round);
+    pthread_mutex_lock(&store->lock);
+    note_outcome(store, *code);
+    pthread_cond_broadcast(&store->progress);
+    return true;
+}
+
+/* Lock held. */
+static void wait_for_work(cascade_store *store, uint64_t until_ns)
+{
+    struct timespec wake = {.tv_sec = (time_t)(until_ns / 1000000000),
+                            .tv_nsec = (long)(until_ns % 1000000000)};
+
+    pthread_cond_timedwait(&store->write_work, &store->lock, &wake);
+}
+
+int csc_writer_serve(cascade_store *store, uint64_t due_ns)
+{
+    int code = 0;
+
+    pthread_mutex_lock(&store->lock);
+    if (store->stopping)
+        code = csc_fail(CASCADE_EAGAIN, "the store is being closed");
+    else if (!serve(store, &code) && csc_clock_ns() < due_ns)
+        wait_for_work(store, due_ns);
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
 void *csc_writer_main(void *context)
 {
     cascade_store *store = context;
-    write_round *round = store->round;
-    int code;
 
     pthread_mutex_lock(&store->lock);
     for (;;) {
+        bool busy;
+        int code = 0;
+
         back_off(store);
-        take_contents(store, round);
-        take_log(store, round);
-        if (round->write_count == 0 && round->log_count == 0) {
+        if (!serve(store, &code)) {
             if (store->stopping)
                 break;
             pthread_cond_broadcast(&store->progress);
-            pthread_cond_wait(&store->write_work, &store->lock);
+            pthread_mutex_unlock(&store->lock);
+            busy = csc_gc_chores(store);
+            pthread_mutex_lock(&store->lock);
+            if (!busy && !store->stopping && !store->write_queue.head && !store->log_queue.head)
+                wait_for_work(store, csc_clock_ns() + CHORES_NS);
             continue;
         }
-        store->attempts++;
-        pthread_mutex_unlock(&store->lock);
-        code = run_round(store, round);
-        pthread_mutex_lock(&store->lock);
-        note_outcome(store, code);
-        pthread_cond_broadcast(&store->progress);
         if (code && store->stopping)
             break;
-        if (code && store->waiting_flushes) {
-            /* The flushes that asked for this round hear of it before the next one. */
-            struct timespec wake = {0};
-            uint64_t wake_ns = csc_clock_ns() + 10000000;
-
-            wake.tv_sec = (time_t)(wake_ns / 1000000000);
-            wake.tv_nsec = (long)(wake_ns % 1000000000);
-            pthread_cond_timedwait(&store->write_work, &store->lock, &wake);
-        }
+        /* The flushes that asked for this round hear of it before the next one. */
+        if (code && store->waiting_flushes)
+            wait_for_work(store, csc_clock_ns() + 10000000);
     }
+    csc_gc_stop(store);
     pthread_mutex_unlock(&store->lock);
     return NULL;
 }

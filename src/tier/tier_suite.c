@@ -87,7 +87,7 @@ static void flat_check(csc_tier *tier, const flat *f, size_t offset, size_t byte
     cascade_piece piece = {memory + shift, bytes};
 
     memset(memory, 0xa5, bytes + shift + PAGE);
-    assert_int_equal(tier->ops->read(tier, &f->place, &f->content, offset, &piece, 1), 0);
+    assert_int_equal(csc_tier_read_one(tier, &f->place, &f->content, offset, &piece, 1), 0);
     assert_memory_equal(memory + shift, f->bytes + offset, bytes);
     assert_int_equal(memory[shift + bytes], 0xa5); /* and not a byte more */
     free(memory);
@@ -172,7 +172,7 @@ void csc_tier_suite_pieces(void **state)
         assert_int_equal(tier->ops->write(tier, &write, 1), 0);
         count = cut(pieces, memory, bytes, round % 3 ? PAGE : 1, &random);
         memset(memory, 0, bytes);
-        assert_int_equal(tier->ops->read(tier, &write.place, &f.content, 0, pieces, count), 0);
+        assert_int_equal(csc_tier_read_one(tier, &write.place, &f.content, 0, pieces, count), 0);
         assert_memory_equal(memory, f.bytes, bytes);
         free(memory);
         free(f.bytes);
@@ -199,9 +199,9 @@ void csc_tier_suite_ranges(void **state)
         flat_check(tier, &f, offset, bytes, round % 2 ? 0 : round % 16);
     }
     flat_check(tier, &f, flat_bytes(&f), 0, 0);
-    assert_int_equal(tier->ops->read(tier, &f.place, &f.content, flat_bytes(&f), &one, 1),
+    assert_int_equal(csc_tier_read_one(tier, &f.place, &f.content, flat_bytes(&f), &one, 1),
                      CASCADE_ESIZE);
-    assert_int_equal(tier->ops->read(tier, &f.place, &f.content, UINT64_MAX, &one, 1), CASCADE_ESIZE);
+    assert_int_equal(csc_tier_read_one(tier, &f.place, &f.content, UINT64_MAX, &one, 1), CASCADE_ESIZE);
     free(f.bytes);
     fixture->close(&tier);
 }
@@ -247,19 +247,19 @@ void csc_tier_suite_refusals(void **state)
     flat_make(&f, 9, 100000, 50000);
     flat_store(tier, &f);
     piece = (cascade_piece){f.bytes, 1};
-    rc = tier->ops->read(tier, &nowhere, &f.content, 0, &piece, 1);
+    rc = csc_tier_read_one(tier, &nowhere, &f.content, 0, &piece, 1);
     assert_true(rc == CASCADE_MISS || rc == CASCADE_ECORRUPT);
     other = f.content;
     other.digest[5] ^= 1;
-    assert_int_equal(tier->ops->read(tier, &f.place, &other, 0, &piece, 1), CASCADE_ECORRUPT);
+    assert_int_equal(csc_tier_read_one(tier, &f.place, &other, 0, &piece, 1), CASCADE_ECORRUPT);
     other = f.content;
     other.k_bytes++;
-    assert_int_equal(tier->ops->read(tier, &f.place, &other, 0, &piece, 1), CASCADE_ECORRUPT);
+    assert_int_equal(csc_tier_read_one(tier, &f.place, &other, 0, &piece, 1), CASCADE_ECORRUPT);
     for (size_t i = 0; i < 8; i++) { /* a damaged place is never believed */
         csc_place wrong = f.place;
 
         wrong.words[i] ^= 0x80000001u;
-        rc = tier->ops->read(tier, &wrong, &f.content, 0, &piece, 1);
+        rc = csc_tier_read_one(tier, &wrong, &f.content, 0, &piece, 1);
         assert_true(rc == CASCADE_MISS || rc == CASCADE_ECORRUPT || i >= 6);
     }
     free(f.bytes);
@@ -349,7 +349,7 @@ static void *read_shared(void *context)
         if (written == 0)
             continue;
         csc_tier_suite_fill(expected, SHARED_BYTES, which);
-        if (s->tier->ops->read(s->tier, &s->places[which], &content, 0, &piece, 1) != 0 ||
+        if (csc_tier_read_one(s->tier, &s->places[which], &content, 0, &piece, 1) != 0 ||
             memcmp(memory, expected, SHARED_BYTES) != 0)
             atomic_store(&s->wrong, true);
     }

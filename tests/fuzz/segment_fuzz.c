@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Reads any bytes as a segment file: header, trailer and index, then the records one after the other
- * with their items and payload sums. A second pass first repairs every checksum on its way, so that
- * wrong fields behind right checksums are met too.
+ * Reads any bytes as a segment file or a spare: header, trailer and index, then the records one after
+ * the other with their items and payload sums. A second pass first repairs every checksum on its way, so
+ * that wrong fields behind right checksums are met too.
  */
 #include "format/segment_format.h"
 
@@ -40,6 +40,10 @@ static void read_items(const csc_segfmt_record *record)
         return;
     }
     use(csc_segfmt_bindings(record), record->item_count * sizeof(csc_segfmt_binding));
+    if (record->key_id) {
+        use(csc_segfmt_salt(record), CSC_SEGFMT_SALT_BYTES);
+        use(csc_segfmt_tags(record), record->chunk_count * CSC_SEGFMT_TAG_BYTES);
+    }
     read_payload(record);
 }
 
@@ -75,10 +79,30 @@ static void read_records(uint8_t *image, size_t size, uint64_t generation, int r
     }
 }
 
+/* A spare's page, and a header that names another file, each as if for the name it has in it. */
+static void read_spare(uint8_t *image, int repair)
+{
+    const csc_segfmt_header *header = (const void *)image;
+    union {
+        csc_segfmt_spare spare;
+        uint8_t page[PAGE];
+    } copy;
+
+    memcpy(&copy, image, PAGE);
+    sink += csc_segfmt_is_spare(&copy, copy.spare.rank, copy.spare.number);
+    sink += csc_segfmt_is_spare(image, header->rank, (uint32_t)header->recycled_from - 1);
+    if (!repair)
+        return;
+    csc_segfmt_spare_seal(&copy.spare);
+    if (!csc_segfmt_is_spare(&copy, copy.spare.rank, copy.spare.number))
+        abort();
+}
+
 static void read_image(uint8_t *image, size_t size, int repair)
 {
     csc_segfmt_header *header = (void *)image;
 
+    read_spare(image, repair);
     if (repair)
         csc_segfmt_header_seal(header);
     if (csc_segfmt_header_check(header))

@@ -14,8 +14,8 @@ import pytest
 CLI = os.environ.get("CASCADE_CLI")
 pytestmark = pytest.mark.skipif(not CLI, reason="CASCADE_CLI does not name the cascade binary")
 
-OK, NEGATIVE, USAGE, STORE, BUSY, FILE = range(6)
-COMMANDS = "init put get match ls stat delete flush verify replay simulate bench".split()
+OK, NEGATIVE, USAGE, STORE, BUSY, FILE, DEGRADED = range(7)
+COMMANDS = "init put get match ls stat delete flush verify scrub replay simulate bench".split()
 KEYS = [format(i, "064x") for i in range(1, 9)]
 
 

@@ -51,3 +51,37 @@ def test_bench_text(tmp_path, monkeypatch):
     out, err = run(*SMALL, "--ops", "get")
     assert b"memcpy" in out and b"pages" in out
     assert "last-level caches" in err
+
+
+def test_bench_of_the_file_tier(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    result = run_json("bench", "--ops", "persist,cold,files", "--size", "32MiB", "--runs", "2")
+    ops = [r["op"] for r in result["file_results"]]
+    assert ops == "persist_fresh persist_recycled cold_get cold_get_many store_write store_read".split() + [
+        "files_write",
+        "files_read",
+    ]
+    for r in result["file_results"]:
+        assert 0 < r["gbps_min"] <= r["gbps"] <= r["gbps_max"] and len(r["gbps_runs"]) == 2
+        assert 0 < r["p50_us"] <= r["p99_us"] and r["bytes"] >= 32 << 20
+    named = {r["op"]: r for r in result["file_results"]}
+    assert named["files_write"]["metadata_ops"] == 3 * 32 and named["files_read"]["metadata_ops"] == 32
+    assert named["store_write"]["metadata_ops"] < 32 and named["store_read"]["metadata_ops"] < 32
+    # The budget leaves the second pass whole.
+    assert named["cold_get"]["bytes"] == named["cold_get_many"]["bytes"] == named["persist_recycled"]["bytes"]
+    assert result["runs"] == 2 and result["encrypted"] is False
+    assert os.listdir(tmp_path) == []
+    assert b"persist_fresh" in run("bench", "--ops", "persist", "--size", "16MiB", "--runs", "1")[0]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--ops", "persist,put"],
+        ["--ops", "cold", "-s", "x"],
+        ["--ops", "files", "--size", "1MiB"],
+        ["--ops", "files", "--runs", "0"],
+    ],
+)
+def test_bench_of_the_file_tier_refuses(arguments):
+    run("bench", *arguments, code=USAGE)

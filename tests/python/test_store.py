@@ -5,6 +5,8 @@ import gc
 import os
 import shutil
 import tempfile
+import threading
+import time
 
 import numpy
 import pytest
@@ -257,6 +259,47 @@ def test_verify(store):
     assert sum(report.blocks.values()) >= 1 and report.bytes >= 100
 
 
+def test_scrub(tmp_path):
+    with cascade.Store(tmp_path / "s", DRAM) as store:
+        store.put(key_of(1), bytes(300_000), durable=True)
+        report = store.scrub("1MiB", fix=True)
+        assert report.ok and report.blocks == {"dram": 1, "file": 1} and report.bytes == 600_000
+        with pytest.raises(ValueError):
+            store.scrub("slowly")
+
+
+def test_a_close_ends_a_slow_scrub(tmp_path):
+    store = cascade.Store(tmp_path / "s", DRAM)
+    store.put(key_of(1), bytes(300_000), durable=True)
+    failure = []
+
+    def scrub():
+        try:
+            store.scrub(1)  # would take days
+        except cascade.CascadeError as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=scrub)
+    thread.start()
+    time.sleep(0.3)
+    store.close()
+    thread.join()
+    assert isinstance(failure[0], (cascade.TryAgainError, cascade.ClosedError))
+
+
+def test_options_of_the_file_tier(tmp_path):
+    options = {"io_deadline_ms": 2000, "file_age_s": 1 << 40, "background_rate": "8MiB"}
+    with cascade.Store(tmp_path / "s", DRAM, scrub_interval_s=1, **options) as store:
+        store.put(key_of(1), b"k", durable=True)
+        stats = store.stats()
+        assert stats["file_encrypted"] == 0 and stats["compactions"] == 0
+    for name in ("io_deadline_ms", "file_age_s"):
+        with pytest.raises(cascade.InvalidArgumentError):
+            cascade.Store(tmp_path / "s", DRAM, **{name: -1})
+    with pytest.raises(cascade.InvalidArgumentError):
+        cascade.Store(tmp_path / "s", DRAM, key_file="a" * 5000)
+
+
 def test_stats(store):
     store.put_many([(key_of(n), bytes([n])) for n in range(5)])
     store.get(key_of(1))
@@ -357,6 +400,7 @@ def test_closed(store):
         lambda: store.delete_content("00" * 16),
         store.flush,
         store.verify,
+        store.scrub,
         store.stats,
     ]
     for call in calls:

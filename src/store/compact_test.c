@@ -1,0 +1,234 @@
+/* SPDX-License-Identifier: MIT */
+/* Compaction, gc and the age limit: space comes back, and nothing else changes. */
+#include "store/store_testing.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+enum { BLOCK = 30000, BLOCKS = 400 };
+
+static cascade_options small_segments(void)
+{
+    cascade_options options = st_options();
+
+    options.segment_bytes = 1 * ST_MIB;
+    options.background_rate_bytes = UINT64_C(1) << 40;
+    return options;
+}
+
+static double amplification(cascade_store *store)
+{
+    cascade_stats stats = st_stats(store);
+
+    return stats.file_live_bytes
+               ? (double)stats.tiers[CASCADE_TIER_FILE].used_bytes / (double)stats.file_live_bytes
+               : 1;
+}
+
+static void put_range(cascade_store *store, uint64_t from, uint64_t to)
+{
+    for (uint64_t key = from; key < to; key++)
+        assert_int_equal(st_put(store, key, key, BLOCK, 0, 0), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+}
+
+/* Every key of [0, BLOCKS) that is a multiple of `kept` is there, the others are not. */
+static void assert_kept(cascade_store *store, uint64_t kept)
+{
+    for (uint64_t key = 0; key < BLOCKS; key++)
+        assert_int_equal(st_get(store, key, key, BLOCK, 0), key % kept ? CASCADE_MISS : 0);
+    assert_int_equal(st_stats(store).lost, 0);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_FILE].quarantined, 0);
+}
+
+static void delete_but(cascade_store *store, uint64_t kept)
+{
+    for (uint64_t key = 0; key < BLOCKS; key++)
+        if (key % kept)
+            assert_int_equal(st_delete(store, key), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+}
+
+static void deletes_give_space_back(void **state)
+{
+    cascade_store *store = st_open_with(small_segments());
+    cascade_gc_report dry, report;
+    uint64_t before;
+
+    (void)state;
+    put_range(store, 0, BLOCKS);
+    before = st_stats(store).tiers[CASCADE_TIER_FILE].used_bytes;
+    delete_but(store, 5);
+    assert_int_equal(cascade_store_gc(store, true, &dry, NULL, NULL), 0);
+    assert_int_equal(cascade_store_gc(store, false, &report, NULL, NULL), 0);
+    assert_true(st_stats(store).compactions > 0);
+    assert_true(st_stats(store).tiers[CASCADE_TIER_FILE].used_bytes < before / 2);
+    assert_kept(store, 5);
+    st_close(&store);
+    store = st_open_with(small_segments());
+    assert_kept(store, 5); /* from files alone, and no delete is forgotten */
+    assert_int_equal(cascade_store_gc(store, true, &dry, NULL, NULL), 0);
+    assert_int_equal(dry.moved_segments, 0);
+    st_close(&store);
+}
+
+/* The background does it by itself. */
+static void waste_stays_small(void **state)
+{
+    cascade_options options = small_segments();
+    cascade_store *store;
+
+    (void)state;
+    options.segment_bytes = 256 * ST_KIB;
+    store = st_open_with(options);
+    put_range(store, 0, BLOCKS);
+    delete_but(store, 3);
+    for (int i = 0; i < 200 && amplification(store) > 1.3; i++)
+        st_sleep_ms(50);
+    /* The open segment and a spare are small here. */
+    assert_true(amplification(store) < 1.3);
+    assert_kept(store, 3);
+    st_close(&store);
+}
+
+/* A tombstone goes with its segment only when nothing is left that it hides. */
+static void deletes_survive_their_segment(void **state)
+{
+    cascade_options options = small_segments();
+    cascade_store *store;
+    cascade_gc_report report;
+
+    (void)state;
+    options.open_flags |= CASCADE_OPEN_CREATE;
+    store = st_open_with(options);
+    put_range(store, 0, BLOCKS);
+    st_close(&store);
+    store = st_open_with(options);
+    /* Deletes in a segment of their own, that is then nearly all dead. */
+    delete_but(store, 2);
+    st_close(&store);
+    for (int round = 0; round < 3; round++) {
+        store = st_open_with(options);
+        assert_int_equal(cascade_store_gc(store, false, &report, NULL, NULL), 0);
+        assert_kept(store, 2);
+        st_close(&store);
+    }
+    store = st_open_with(options);
+    assert_kept(store, 2);
+    st_close(&store);
+}
+
+static void put_delete_gc_and_die(void *context)
+{
+    cascade_store *store = st_open_with(small_segments());
+    cascade_gc_report report;
+
+    (void)context;
+    for (uint64_t key = 0; key < BLOCKS; key++)
+        ST_CHECK(st_put(store, key, key, BLOCK, 0, 0) == 0);
+    for (uint64_t key = 0; key < BLOCKS; key++)
+        if (key % 4)
+            ST_CHECK(st_delete(store, key) == 0);
+    ST_CHECK(cascade_store_flush(store) == 0);
+    ST_CHECK(cascade_store_gc(store, false, &report, NULL, NULL) == 0);
+    raise(SIGKILL);
+}
+
+static void compacted_then_killed(void **state)
+{
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(put_delete_gc_and_die, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open_with(small_segments());
+    assert_kept(store, 4);
+    st_close(&store);
+}
+
+/* Ten times the budget, of which a part is asked for again and again. */
+static void churn_under_a_budget(void **state)
+{
+    enum { BUDGET_MIB = 16, HOT = 40, ROUNDS = BUDGET_MIB * 1024 * 1024 / BLOCK * 10 };
+    cascade_options options = small_segments();
+    cascade_store *store;
+    cascade_stats stats;
+    double worst = 0;
+
+    (void)state;
+    options.file_budget_bytes = BUDGET_MIB * ST_MIB;
+    store = st_open_with(options);
+    for (uint64_t i = 0; i < ROUNDS; i++) {
+        assert_int_equal(st_put(store, 1000 + i, 1000 + i, BLOCK, 0, 0), 0);
+        if (i % 2 == 0) {
+            uint64_t hot = i / 2 % HOT;
+            int code = st_get(store, hot, hot, BLOCK, 0);
+
+            if (code == CASCADE_MISS)
+                code = st_put(store, hot, hot, BLOCK, 0, 0);
+            assert_int_equal(code, 0);
+        }
+        if (i % 3 == 0 && i > 30)
+            (void)st_delete(store, 1000 + i - 30);
+        if (i % 500 == 499) {
+            assert_int_equal(cascade_store_flush(store), 0);
+            stats = st_stats(store);
+            assert_true(stats.tiers[CASCADE_TIER_FILE].used_bytes <= options.file_budget_bytes);
+            if (i > ROUNDS / 10 && amplification(store) > worst)
+                worst = amplification(store);
+        }
+    }
+    stats = st_stats(store);
+    print_message("# used / live at worst %.2f, %llu compactions, %llu segments used again\n", worst,
+                  (unsigned long long)stats.compactions, (unsigned long long)stats.recycled_segments);
+    assert_true(stats.recycled_segments > 0);
+    assert_int_equal(stats.lost, 0);
+    assert_int_equal(stats.tiers[CASCADE_TIER_FILE].quarantined, 0);
+    st_close(&store);
+}
+
+static void blocks_that_nobody_asks_for_go(void **state)
+{
+    cascade_options options = small_segments();
+    cascade_gc_report report;
+    cascade_store *store = st_open_with(options);
+
+    (void)state;
+    put_range(store, 0, 20);
+    st_close(&store);
+    options.file_age_s = 2;
+    store = st_open_with(options);
+    st_sleep_ms(1500);
+    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
+    st_sleep_ms(2000);
+    assert_int_equal(cascade_store_gc(store, true, &report, NULL, NULL), 0);
+    assert_true(report.dropped_blocks >= 18);
+    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
+    assert_int_equal(cascade_store_gc(store, false, &report, NULL, NULL), 0);
+    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
+    assert_int_equal(st_get(store, 8, 8, BLOCK, 0), CASCADE_MISS);
+    assert_int_equal(st_stats(store).aged_blocks, st_stats(store).tiers[CASCADE_TIER_FILE].drops);
+    assert_true(st_stats(store).aged_blocks >= 18);
+    st_close(&store);
+    store = st_open();
+    assert_int_equal(st_get(store, 8, 8, BLOCK, 0), CASCADE_MISS);
+    st_close(&store);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(deletes_give_space_back), CASE(waste_stays_small),    CASE(deletes_survive_their_segment),
+        CASE(compacted_then_killed),   CASE(churn_under_a_budget), CASE(blocks_that_nobody_asks_for_go),
+    };
+
+    return cmocka_run_group_tests_name("compaction", tests, NULL, NULL);
+}
