@@ -13,10 +13,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
-/* One transfer carries at most this much: far under the kernel's 2 GiB, and a multiple of every block
- * size, so that a direct transfer goes on at an aligned place. */
-#define TRANSFER_BYTES_MAX ((size_t)1 << 30)
-#define VECTORS_MAX        1024
+#define VECTORS_MAX 1024
 
 static int real_open(const char *path, int flags, mode_t mode)
 {
@@ -141,8 +138,8 @@ static int cursor_window(const vector_cursor *cursor, struct iovec *window)
 
         if (bytes == 0)
             continue;
-        if (bytes > TRANSFER_BYTES_MAX - total)
-            bytes = TRANSFER_BYTES_MAX - total;
+        if (bytes > CSC_IO_TRANSFER_BYTES_MAX - total)
+            bytes = CSC_IO_TRANSFER_BYTES_MAX - total;
         if (bytes == 0)
             break;
         window[used].iov_base = (char *)cursor->vectors[i].iov_base + done;
@@ -177,7 +174,7 @@ static int transfer(ssize_t (*call)(int, const struct iovec *, int, off_t), cons
     while ((used = cursor_window(&cursor, window)) > 0) {
         ssize_t moved;
 
-        if (offset > INT64_MAX - TRANSFER_BYTES_MAX)
+        if (offset > CSC_IO_OFFSET_MAX)
             return csc_fail(CASCADE_EINVAL, "%s at offset %llu: past the largest file", verb,
                             (unsigned long long)offset);
         moved = call(fd, window, used, (off_t)offset);

@@ -115,10 +115,12 @@ int csc_io_submit(csc_io_lane *lane, csc_io_request *request);
 int csc_io_lane_next(csc_io_lane *lane, uint64_t deadline_ns, csc_io_request **request);
 /** Leaves a lane, whose transfers are past their deadline, to the layer; sets `*lane` to NULL. Requests,
  * vectors and memory stay untouched until `released(context)` is called, once, from a thread of the
- * layer, after the last of them is done (at csc_io_destroy at the latest, which waits). */
+ * layer, after the last of them is done (at csc_io_destroy at the latest, which waits). A transfer that
+ * comes back short is not continued then. `released` is not NULL. */
 void csc_io_lane_abandon(csc_io_lane **lane, void (*released)(void *context), void *context);
 /** Opens a file as csc_io_open does, but waits no longer than `deadline_ns`: then CASCADE_ETIMEDOUT, and
- * the descriptor is closed when it comes. */
+ * the descriptor is closed when it comes. With too many such opens under way, CASCADE_ETIMEDOUT at once.
+ */
 int csc_io_open_by(csc_io *io, const char *path, int flags, mode_t mode, uint64_t deadline_ns, int *fd);
 
 /** What transfers will mostly use: registered with io_uring as far as the memory-lock limit allows.

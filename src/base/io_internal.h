@@ -15,7 +15,12 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define CSC_IO_LATE_MAX 16u /* abandoned lanes; more, and the disk is taken to have stopped */
+#define CSC_IO_LATE_MAX 16u /* abandoned lanes or opens; more, and the disk is taken to have stopped */
+
+/* One transfer carries at most this much: far under the kernel's 2 GiB, and a multiple of every block
+ * size, so that a direct transfer goes on at an aligned place. */
+#define CSC_IO_TRANSFER_BYTES_MAX ((size_t)1 << 30)
+#define CSC_IO_OFFSET_MAX         ((uint64_t)INT64_MAX - CSC_IO_TRANSFER_BYTES_MAX)
 
 enum csc_io_counter {
     CSC_IO_COUNT_OPEN,
@@ -39,7 +44,8 @@ typedef struct csc_io_slot {
     uint64_t offset;
     struct iovec *rest;       /* allocated once a transfer came back short */
     int64_t result;           /* bytes or -errno, of a completion */
-    struct csc_io_slot *next; /* the engine's */
+    bool is_refused;          /* never went to the engine */
+    struct csc_io_slot *next; /* the engine's, or in the list of refused ones */
 } csc_io_slot;
 
 /* What carries lanes. */
@@ -62,10 +68,11 @@ struct csc_io_lane {
     const csc_io_engine *engine;
     void *state; /* the engine's */
     csc_io_slot slots[CSC_IO_DEPTH];
+    csc_io_slot *refused;
     unsigned busy;     /* slots under way */
     csc_io_lane *next; /* in the pool or the reaper's list */
     csc_io_lane *all_next;
-    void (*released)(void *context);
+    void (*released)(void *context); /* set: abandoned */
     void *context;
 };
 
@@ -85,7 +92,7 @@ struct csc_io {
     uint64_t (*ready)(void *context);
     void *ready_context;
     _Atomic uint64_t registered_bytes, timeouts;
-    _Atomic uint32_t late;
+    _Atomic uint32_t late, late_opens;
     atomic_bool uring; /* lanes are made with it */
 
     pthread_mutex_t lock;

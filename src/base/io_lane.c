@@ -114,6 +114,18 @@ void csc_io_lane_give(csc_io_lane **slot)
 
 /* ---- transfers -------------------------------------------------------------------------------- */
 
+/* An offset that is no off_t is not handed down: io_uring takes -1 for "where the file stands". */
+static void start(csc_io_slot *slot)
+{
+    slot->is_refused = slot->offset > CSC_IO_OFFSET_MAX;
+    if (slot->is_refused) {
+        slot->next = slot->lane->refused;
+        slot->lane->refused = slot;
+        return;
+    }
+    slot->lane->engine->start(slot);
+}
+
 int csc_io_submit(csc_io_lane *lane, csc_io_request *request)
 {
     csc_io_slot *slot = NULL;
@@ -129,7 +141,7 @@ int csc_io_submit(csc_io_lane *lane, csc_io_request *request)
     slot->offset = request->offset;
     request->status = 0;
     lane->busy++;
-    lane->engine->start(slot);
+    start(slot);
     return 0;
 }
 
@@ -183,11 +195,22 @@ static bool finish(csc_io_slot *slot)
     int64_t result = slot->result;
     size_t wanted = left(slot);
 
+    if (slot->is_refused) {
+        slot->request->status =
+            csc_fail(CASCADE_EINVAL, "%s at offset %llu: past the largest file",
+                     slot->request->is_write ? "writing" : "reading", (unsigned long long)slot->offset);
+        return true;
+    }
     if (slot->lane->io->calls.completed)
         result = slot->lane->io->calls.completed(slot->request->is_write, slot->request->fd,
                                                  (off_t)slot->offset, wanted, (int)result);
-    if (result == -EINTR || result == -EAGAIN) {
-        slot->lane->engine->start(slot);
+    /* What nobody waits for any more does not go on: memory is given back as early as can be, and a
+     * transfer that never gets on cannot hold up the end of the layer. */
+    if (slot->lane->released)
+        return true;
+    /* Canceled: by the kernel, which does so when the thread that submitted has ended. */
+    if (result == -EINTR || result == -EAGAIN || result == -ECANCELED) {
+        start(slot);
         return false;
     }
     if (result < 0) {
@@ -198,7 +221,7 @@ static bool finish(csc_io_slot *slot)
                      slot->request->is_write ? "writing" : "reading", (unsigned long long)slot->offset);
     } else if ((size_t)result < wanted) {
         if (advance(slot, (size_t)result)) {
-            slot->lane->engine->start(slot);
+            start(slot);
             return false;
         }
         slot->request->status = csc_fail(CASCADE_ENOMEM, "no memory for what is left of a transfer");
@@ -206,15 +229,29 @@ static bool finish(csc_io_slot *slot)
     return true;
 }
 
+static csc_io_slot *next_slot(csc_io_lane *lane, uint64_t deadline_ns)
+{
+    csc_io_slot *slot = lane->refused;
+
+    if (!slot)
+        return lane->engine->wait(lane, deadline_ns);
+    lane->refused = slot->next;
+    return slot;
+}
+
 int csc_io_lane_next(csc_io_lane *lane, uint64_t deadline_ns, csc_io_request **request)
 {
     while (lane->busy) {
-        csc_io_slot *slot = lane->engine->wait(lane, deadline_ns);
+        csc_io_slot *slot = next_slot(lane, deadline_ns);
 
+        if (slot && !finish(slot)) {
+            if (csc_clock_ns() < deadline_ns)
+                continue;
+            slot = NULL; /* one that is interrupted for ever must not outlast it */
+        }
         if (!slot)
-            return CASCADE_ETIMEDOUT;
-        if (!finish(slot))
-            continue;
+            return csc_fail(CASCADE_ETIMEDOUT, "%u transfers are not done at their deadline",
+                            lane->busy);
         *request = slot->request;
         free(slot->rest);
         slot->rest = NULL;
@@ -261,6 +298,7 @@ static void *reaper_main(void *context)
             }
             *link = lane->next;
             lane->released(lane->context);
+            lane->released = NULL;
             atomic_fetch_sub(&io->late, 1);
             csc_io_lane_give(&lane);
         }
@@ -331,14 +369,20 @@ static void open_run(csc_io_job *base)
         return; /* whoever waits frees it */
     if (job->code == 0)
         csc_io_close(job->io, job->fd);
+    atomic_fetch_sub(&job->io->late_opens, 1);
     open_free(job);
 }
 
 int csc_io_open_by(csc_io *io, const char *path, int flags, mode_t mode, uint64_t deadline_ns, int *fd)
 {
-    open_job *job = calloc(1, sizeof *job);
+    open_job *job;
+    bool unwanted;
     int code;
 
+    if (atomic_load(&io->late_opens) >= CSC_IO_LATE_MAX)
+        return csc_fail(CASCADE_ETIMEDOUT, "the disk does not answer: %u files wait to be opened",
+                        CSC_IO_LATE_MAX);
+    job = calloc(1, sizeof *job);
     if (!job || !(job->path = strdup(path))) {
         free(job);
         return csc_fail(CASCADE_ENOMEM, "no memory to open %s", path);
@@ -355,9 +399,12 @@ int csc_io_open_by(csc_io *io, const char *path, int flags, mode_t mode, uint64_
     pthread_mutex_lock(&io->lock);
     while (!job->is_done && csc_io_wait(&job->done, &io->lock, deadline_ns))
         ;
-    job->unwanted = !job->is_done;
+    unwanted = !job->is_done;
+    job->unwanted = unwanted;
+    if (unwanted)
+        atomic_fetch_add(&io->late_opens, 1);
     pthread_mutex_unlock(&io->lock);
-    if (job->unwanted) {
+    if (unwanted) { /* the job is no longer ours to look at */
         atomic_fetch_add(&io->timeouts, 1);
         return csc_fail(CASCADE_ETIMEDOUT, "opening %s takes too long", path);
     }
@@ -395,8 +442,10 @@ void csc_io_lanes_init(csc_io *io)
     io->jobs_end = &io->jobs;
     atomic_init(&io->uring, wants_uring(io));
     /* Which it is shows when the first lane is made. */
-    if (atomic_load(&io->uring) && lane_make(io, &lane) == 0)
+    if (atomic_load(&io->uring) && lane_make(io, &lane) == 0) {
+        atomic_store(&io->uring, lane->engine == &csc_io_engine_uring);
         csc_io_lane_give(&lane);
+    }
 }
 
 void csc_io_lanes_destroy(csc_io *io)
@@ -409,6 +458,8 @@ void csc_io_lanes_destroy(csc_io *io)
     pthread_mutex_unlock(&io->lock);
     if (io->has_reaper)
         pthread_join(io->reaper, NULL);
+    else
+        reaper_main(io); /* no thread was to be had for it: what is left is waited for here */
     csc_io_threads_stop(io);
     while ((lane = io->all_lanes)) {
         io->all_lanes = lane->all_next;

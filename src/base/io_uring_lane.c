@@ -2,7 +2,7 @@
 /*
  * The engine of lanes on io_uring: one ring a lane. Memory that is registered need not be looked up and
  * pinned for each transfer; it is registered in chunks, as it becomes ready and as far as the limit on
- * locked memory goes (each ring counts for itself). Plain transfers do where it ends.
+ * locked memory goes (it counts all rings of a user together). Plain transfers do where it ends.
  */
 #include "base/clock.h"
 #include "base/fail.h"
@@ -18,6 +18,11 @@
 #define CHUNK_MIN      (UINT64_C(1) << 20)
 #define CHUNKS_MAX     4096u /* 256 GiB */
 #define CHUNKS_AT_ONCE 4u    /* registered in one go: pinning pages takes time, and someone waits */
+#define RETRY_NS       UINT64_C(1000000)
+#define WAIT_NS_MAX    UINT64_C(3600000000000)
+
+/* Without them a wait with a timeout takes entries of the ring, and completions can be lost. */
+#define FEATURES (IORING_FEAT_NODROP | IORING_FEAT_EXT_ARG)
 
 typedef struct uring_lane {
     struct io_uring ring;
@@ -25,6 +30,28 @@ typedef struct uring_lane {
     bool has_table;            /* of chunks */
     bool full;                 /* the limit is reached, or the kernel cannot */
 } uring_lane;
+
+/* Sends nothing through the ring and waits for it: a filter may let rings be made but not be used. Then
+ * the errno value. */
+static int try_ring(struct io_uring *ring)
+{
+    struct io_uring_cqe *cqe;
+    int code;
+
+    if ((ring->features & FEATURES) != FEATURES)
+        return EOPNOTSUPP;
+    io_uring_prep_nop(io_uring_get_sqe(ring));
+    do
+        code = io_uring_submit_and_wait(ring, 1);
+    while (code == -EINTR);
+    if (code >= 0)
+        code = io_uring_wait_cqe(ring, &cqe);
+    if (code < 0)
+        return -code;
+    io_uring_cqe_seen(ring, cqe);
+    /* A mapping in a forked child would keep the ring, and the memory that it pins, after the parent. */
+    return -io_uring_ring_dontfork(ring);
+}
 
 static int lane_open(csc_io_lane *lane)
 {
@@ -34,9 +61,14 @@ static int lane_open(csc_io_lane *lane)
     if (!mine)
         return csc_fail(CASCADE_ENOMEM, "no memory for a lane of transfers");
     err = -io_uring_queue_init(CSC_IO_DEPTH, &mine->ring, 0);
+    if (err == 0) {
+        err = try_ring(&mine->ring);
+        if (err)
+            io_uring_queue_exit(&mine->ring);
+    }
     if (err) {
         free(mine);
-        return err == EMFILE || err == ENFILE
+        return err == EMFILE || err == ENFILE || err == ENOMEM
                    ? csc_fail_errno(err, "cannot make a ring")
                    : csc_fail(CASCADE_ENOTSUP, "io_uring is not to be had: %s", strerror(err));
     }
@@ -148,13 +180,23 @@ static void start(csc_io_slot *slot)
 {
     uring_lane *mine = slot->lane->state;
     struct io_uring_sqe *sqe = io_uring_get_sqe(&mine->ring); /* there are as many as slots */
-    int code;
 
     prepare(sqe, slot);
     io_uring_sqe_set_data(sqe, slot);
-    do
-        code = io_uring_submit(&mine->ring);
-    while (code == -EINTR || code == -EAGAIN || code == -EBUSY);
+    io_uring_submit(&mine->ring); /* what the kernel does not take now, it is offered again in a wait */
+}
+
+static int wait_for(uring_lane *mine, uint64_t wait_ns, struct io_uring_cqe **cqe)
+{
+    struct __kernel_timespec wait;
+
+    if (wait_ns > WAIT_NS_MAX)
+        wait_ns = WAIT_NS_MAX;
+    if (io_uring_sq_ready(&mine->ring) > 0 && wait_ns > RETRY_NS)
+        wait_ns = RETRY_NS;
+    wait.tv_sec = (long long)(wait_ns / 1000000000);
+    wait.tv_nsec = (long long)(wait_ns % 1000000000);
+    return io_uring_wait_cqe_timeout(&mine->ring, cqe, &wait);
 }
 
 static csc_io_slot *wait_one(csc_io_lane *lane, uint64_t deadline_ns)
@@ -162,20 +204,23 @@ static csc_io_slot *wait_one(csc_io_lane *lane, uint64_t deadline_ns)
     uring_lane *mine = lane->state;
     struct io_uring_cqe *cqe = NULL;
     csc_io_slot *slot;
-    int code = io_uring_peek_cqe(&mine->ring, &cqe);
 
-    while (code != 0) {
-        uint64_t now_ns = csc_clock_ns();
-        uint64_t wait_ns = deadline_ns > now_ns ? deadline_ns - now_ns : 0;
-        struct __kernel_timespec wait;
+    for (;;) {
+        uint64_t now_ns;
+        int code;
 
-        if (wait_ns == 0 || (code != -ETIME && code != -EINTR && code != -EAGAIN))
+        if (io_uring_sq_ready(&mine->ring) > 0)
+            io_uring_submit(&mine->ring); /* the kernel had no memory for it, or was interrupted */
+        if (io_uring_peek_cqe(&mine->ring, &cqe) == 0)
+            break;
+        now_ns = csc_clock_ns();
+        if (now_ns >= deadline_ns)
             return NULL;
-        if (wait_ns > UINT64_C(3600000000000))
-            wait_ns = UINT64_C(3600000000000);
-        wait.tv_sec = (long long)(wait_ns / 1000000000);
-        wait.tv_nsec = (long long)(wait_ns % 1000000000);
-        code = io_uring_wait_cqe_timeout(&mine->ring, &cqe, &wait);
+        code = wait_for(mine, deadline_ns - now_ns, &cqe);
+        if (code == 0)
+            break;
+        if (code != -ETIME && code != -EINTR && code != -EAGAIN)
+            return NULL;
     }
     slot = io_uring_cqe_get_data(cqe);
     slot->result = cqe->res;
@@ -183,7 +228,7 @@ static csc_io_slot *wait_one(csc_io_lane *lane, uint64_t deadline_ns)
     return slot;
 }
 
-/* The ring, and the memory that it pins, must end with the parent. */
+/* The ring, and the memory that it pins, must end with the parent; its mapping is not in the child. */
 static void after_fork(csc_io_lane *lane)
 {
     uring_lane *mine = lane->state;
