@@ -109,6 +109,14 @@ int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
             return csc_fail(CASCADE_ENOTSUP, "opening %s: refused with flags %#x", path, flags);
         return csc_fail_errno(err, "opening %s", path);
     }
+    /* The flag is for the open alone. Left on, io_uring would carry out transfers at once, in the thread
+     * that submits, on file systems that cannot say "not now". */
+    if (flags & O_NONBLOCK) {
+        int now = fcntl(got, F_GETFL);
+
+        if (now >= 0)
+            fcntl(got, F_SETFL, now & ~O_NONBLOCK);
+    }
     *fd = got;
     return 0;
 }

@@ -50,8 +50,9 @@ void csc_io_after_fork(csc_io *io);
 /** A snapshot of the counters. */
 void csc_io_counts(const csc_io *io, cascade_metadata_ops *counts);
 
-/** O_CLOEXEC is added. O_CREAT counts as create, else as open. Beside csc_fail_errno's codes:
- * CASCADE_MISS (no such file), CASCADE_EEXIST, CASCADE_ENOTSUP (refused with these flags: O_DIRECT). */
+/** O_CLOEXEC is added; O_NONBLOCK is for the open alone. O_CREAT counts as create, else as open. Beside
+ * csc_fail_errno's codes: CASCADE_MISS (no such file), CASCADE_EEXIST, CASCADE_ENOTSUP (refused with
+ * these flags: O_DIRECT). */
 int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd);
 void csc_io_close(csc_io *io, int fd);
 /** Reads or writes exactly the vectors' bytes. End of file before that: CASCADE_EIO. The file system

@@ -331,6 +331,27 @@ static void odd_requests_are_answered_alike(void **state)
     munmap(memory, ready);
 }
 
+/* ---- a descriptor that does not wait -------------------------------------------------------------- */
+
+/* io_uring carries out at once, in the thread that submits, what it takes not to block: also a read from
+ * a file system that does not know the flag, and then nothing runs beside and no deadline holds. */
+static void nonblocking_is_only_the_open(void **state)
+{
+    csc_io *io;
+    int fd;
+
+    (void)state;
+    assert_int_equal(csc_io_create(NULL, &io), 0);
+    assert_int_equal(csc_io_open(io, path, O_RDONLY | O_NONBLOCK, 0, &fd), 0);
+    assert_int_equal(fcntl(fd, F_GETFL) & O_NONBLOCK, 0);
+    assert_int_equal(fcntl(fd, F_GETFD), FD_CLOEXEC);
+    csc_io_close(io, fd);
+    assert_int_equal(csc_io_open_by(io, path, O_RDWR | O_NONBLOCK, 0, EVER, &fd), 0);
+    assert_int_equal(fcntl(fd, F_GETFL) & (O_NONBLOCK | O_ACCMODE), O_RDWR);
+    csc_io_close(io, fd);
+    csc_io_destroy(&io);
+}
+
 /* ---- threads that end ----------------------------------------------------------------------------- */
 
 typedef struct left_behind {
@@ -532,6 +553,7 @@ int main(void)
         cmocka_unit_test(an_interruption_for_ever_ends_at_the_deadline),
         cmocka_unit_test(a_file_can_end_within_a_transfer),
         cmocka_unit_test(odd_requests_are_answered_alike),
+        cmocka_unit_test(nonblocking_is_only_the_open),
         cmocka_unit_test(a_transfer_outlives_its_thread),
         cmocka_unit_test(many_late_opens_are_answered_at_once),
         cmocka_unit_test(a_fork_changes_nothing_for_the_parent),
