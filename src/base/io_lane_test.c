@@ -238,10 +238,13 @@ static void failures_have_names(void **state)
     for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
         error_for_all = cases[i].err;
         assert_int_equal(status_of("threads", &by_call, 0), cases[i].code);
-        assert_int_equal(status_of("uring", &by_hook, 0), cases[i].code);
     }
     /* The file is empty: its end comes first. */
     assert_int_equal(status_of("threads", NULL, 0), CASCADE_EIO);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        error_for_all = cases[i].err;
+        assert_int_equal(status_of("uring", &by_hook, 0), cases[i].code);
+    }
     assert_int_equal(status_of("uring", NULL, 0), CASCADE_EIO);
 }
 
@@ -311,8 +314,9 @@ static void late_transfers_are_released_once(const char *engine, const csc_io_ca
     wait_for_release(LATE);
     for (unsigned i = 0; i < LATE; i++)
         assert_memory_equal(memory[i], "12345678", 8);
-    csc_io_get_facts(io, &facts);
-    assert_int_equal(facts.late, 0);
+    do /* counted after the release */
+        csc_io_get_facts(io, &facts);
+    while (facts.late > 0 && usleep(1000) == 0);
     assert_int_equal(csc_io_lane_take(io, &lane), 0);
     csc_io_lane_give(&lane);
     close(ends[0]);
@@ -342,10 +346,12 @@ static void threads_release_late_transfers(void **state)
 }
 
 static atomic_int slow_opens, closes;
+static atomic_bool open_may_go;
 
 static int slow_open(const char *name, int flags, mode_t mode)
 {
-    usleep(30000);
+    while (!atomic_load(&open_may_go))
+        usleep(1000);
     atomic_fetch_add(&slow_opens, 1);
     return open(name, flags, mode);
 }
@@ -369,6 +375,7 @@ static void an_open_has_a_deadline(void **state)
     assert_int_equal(csc_io_create(&calls, &io), 0);
     assert_int_equal(csc_io_open_by(io, path, O_RDONLY, 0, soon(5), &fd), CASCADE_ETIMEDOUT);
     assert_int_equal(fd, -1);
+    atomic_store(&open_may_go, true);
     assert_int_equal(csc_io_open_by(io, path, O_RDONLY, 0, EVER, &fd), 0);
     assert_true(fd >= 0);
     close(fd);
@@ -387,33 +394,39 @@ typedef struct worker {
     csc_io *io;
     int fd;
     unsigned seed;
+    bool good;
 } worker;
+
+/* Without asserts: they do not work beside the test's own thread. */
+static bool move(csc_io_lane *lane, csc_io_request *request)
+{
+    csc_io_request *done;
+
+    return csc_io_submit(lane, request) == 0 && csc_io_lane_next(lane, EVER, &done) == 0 &&
+           done == request && request->status == 0;
+}
 
 static void *work(void *context)
 {
-    const worker *w = context;
+    worker *w = context;
     uint8_t *data = aligned_alloc(PAGE, 2 * PAGE);
 
-    for (unsigned i = 0; i < 200; i++) {
+    w->good = true;
+    for (unsigned i = 0; w->good && i < 200; i++) {
         struct iovec out = {data, PAGE}, in = {data + PAGE, PAGE};
-        csc_io_request request = {.fd = w->fd,
-                                  .is_write = true,
-                                  .vectors = &out,
-                                  .count = 1,
-                                  .offset = w->seed * PAGE},
-                       *done;
+        csc_io_request request = {
+            .fd = w->fd, .is_write = true, .vectors = &out, .count = 1, .offset = w->seed * PAGE};
         csc_io_lane *lane;
 
         fill(data, PAGE, w->seed + i);
-        assert_int_equal(csc_io_lane_take(w->io, &lane), 0);
-        assert_int_equal(csc_io_submit(lane, &request), 0);
-        assert_int_equal(csc_io_lane_next(lane, EVER, &done), 0);
+        w->good = csc_io_lane_take(w->io, &lane) == 0;
+        if (!w->good)
+            break;
+        w->good = move(lane, &request);
         request.is_write = false;
         request.vectors = &in;
-        assert_int_equal(csc_io_submit(lane, &request), 0);
-        assert_int_equal(csc_io_lane_next(lane, EVER, &done), 0);
+        w->good = w->good && move(lane, &request) && memcmp(data, data + PAGE, PAGE) == 0;
         csc_io_lane_give(&lane);
-        assert_memory_equal(data, data + PAGE, PAGE);
     }
     free(data);
     return NULL;
@@ -423,17 +436,19 @@ static void threads_have_lanes_of_their_own(void **state)
 {
     (void)state;
     for (int engine = 0; engine < 2; engine++) {
-        csc_io *io = open_layer(engine ? "threads" : "uring", NULL);
+        csc_io *io = open_layer(engine ? "uring" : "threads", NULL);
         int fd = open(path, O_RDWR);
         pthread_t threads[6];
         worker workers[6];
 
         for (unsigned i = 0; i < 6; i++) {
-            workers[i] = (worker){io, fd, i};
+            workers[i] = (worker){io, fd, i, false};
             assert_int_equal(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
         }
         for (unsigned i = 0; i < 6; i++)
             pthread_join(threads[i], NULL);
+        for (unsigned i = 0; i < 6; i++)
+            assert_true(workers[i].good);
         close(fd);
         csc_io_destroy(&io);
     }
@@ -499,10 +514,12 @@ static void a_small_memory_lock_limit_is_kept(void **state)
     uint8_t *memory = mmap(NULL, MEMORY_BYTES, PROT_READ | PROT_WRITE,
                            MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     struct rlimit limit = {(rlim_t)8 << 20, (rlim_t)8 << 20};
+    csc_io *io = open_layer("uring", NULL); /* skips here, not in the child */
     int status;
     pid_t child;
 
     (void)state;
+    csc_io_destroy(&io);
     if (geteuid() != 0) {
         munmap(memory, MEMORY_BYTES);
         print_message("skipped: only root becomes another user\n");
@@ -511,51 +528,29 @@ static void a_small_memory_lock_limit_is_kept(void **state)
     assert_int_equal(chmod(path, 0666), 0);
     child = fork();
     if (child == 0) {
+        csc_io_facts facts;
         uint64_t got;
 
         if (setrlimit(RLIMIT_MEMLOCK, &limit) != 0 || setresgid(65534, 65534, 65534) != 0 ||
             setresuid(65534, 65534, 65534) != 0)
             _exit(3);
+        if (csc_io_create(NULL, &io) != 0)
+            _exit(4);
+        csc_io_get_facts(io, &facts);
+        csc_io_destroy(&io);
+        if (!facts.uring) /* a setting of the system: not for everyone */
+            _exit(77);
         got = use_registered(memory);
         _exit(got <= ((uint64_t)8 << 20) ? 0 : 1);
     }
     assert_int_equal(waitpid(child, &status, 0), child);
     assert_true(WIFEXITED(status));
-    assert_int_equal(WEXITSTATUS(status), 0);
     munmap(memory, MEMORY_BYTES);
-}
-
-/* ---- forks --------------------------------------------------------------------------------------- */
-
-static void a_child_lets_go(void **state)
-{
-    csc_io *io = open_layer("uring", NULL);
-    int status;
-    pid_t child;
-
-    (void)state;
-    child = fork();
-    if (child == 0) {
-        csc_io_after_fork(io);
-        csc_io_destroy(&io);
-        _exit(io ? 1 : 0);
+    if (WEXITSTATUS(status) == 77) {
+        print_message("skipped: io_uring is for root alone here\n");
+        skip();
     }
-    assert_int_equal(waitpid(child, &status, 0), child);
-    assert_int_equal(status, 0);
-    csc_io_destroy(&io);
-    bytes_go_and_come("uring", NULL);
-}
-
-static void the_environment_forces_an_engine(void **state)
-{
-    csc_io_facts facts;
-    csc_io *io;
-
-    (void)state;
-    io = open_layer("threads", NULL);
-    csc_io_get_facts(io, &facts);
-    assert_false(facts.uring);
-    csc_io_destroy(&io);
+    assert_int_equal(WEXITSTATUS(status), 0);
 }
 
 int main(void)
@@ -573,8 +568,6 @@ int main(void)
         cmocka_unit_test_setup_teardown(memory_is_registered_as_it_becomes_ready, make_file,
                                         remove_file),
         cmocka_unit_test_setup_teardown(a_small_memory_lock_limit_is_kept, make_file, remove_file),
-        cmocka_unit_test_setup_teardown(a_child_lets_go, make_file, remove_file),
-        cmocka_unit_test_setup_teardown(the_environment_forces_an_engine, make_file, remove_file),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);
