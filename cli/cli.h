@@ -34,6 +34,7 @@ int cli_delete(int argc, char **argv);
 int cli_flush(int argc, char **argv);
 int cli_verify(int argc, char **argv);
 int cli_scrub(int argc, char **argv);
+int cli_gc(int argc, char **argv);
 int cli_replay(int argc, char **argv);
 int cli_simulate(int argc, char **argv);
 int cli_bench(int argc, char **argv);

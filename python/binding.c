@@ -161,6 +161,11 @@ int binding_store_scrub(binding_store *handle, const cascade_scrub_options *opti
     return GUARDED(handle, cascade_store_scrub(handle->store, options, report, wants_end, handle));
 }
 
+int binding_store_gc(binding_store *handle, bool dry_run, cascade_gc_report *report)
+{
+    return GUARDED(handle, cascade_store_gc(handle->store, dry_run, report, wants_end, handle));
+}
+
 int binding_put(binding_store *handle, cascade_put *put, uint32_t flags)
 {
     return GUARDED(handle, cascade_block_put(handle->store, put, flags));

@@ -66,6 +66,7 @@ int binding_store_flush(binding_store *handle);
 int binding_store_stats(binding_store *handle, cascade_stats *stats);
 int binding_store_scrub(binding_store *handle, const cascade_scrub_options *options,
                         cascade_verify_report *report);
+int binding_store_gc(binding_store *handle, bool dry_run, cascade_gc_report *report);
 int binding_put(binding_store *handle, cascade_put *put, uint32_t flags);
 int binding_put_many(binding_store *handle, cascade_put *puts, size_t count, uint32_t flags);
 int binding_get(binding_store *handle, const uint8_t *key, const cascade_block *into);

@@ -482,6 +482,17 @@ class Store:
             raise error_of(code)
         return verify_report(report)
 
+    def gc(self, *, dry_run: bool = False) -> Dict[str, int]:
+        """Drops blocks that are too old and empties segments that are partly dead; or says what would go.
+
+        Returns what ``cascade_gc_report`` in cascade.h has: ``segments``, ``file_bytes``, ``live_bytes``,
+        ``moved_segments``, ``moved_bytes``, ``freed_bytes``, ``dropped_blocks``, ``dropped_bytes``.
+        Raises also NoSpaceError and OSError of the file tier.
+        """
+        report = ffi.new("cascade_gc_report *")
+        _check(lib.binding_store_gc(self._handle, dry_run, report))
+        return {name: getattr(report, name) for name, _ in ffi.typeof("cascade_gc_report").fields}
+
     def stats(self) -> Dict[str, Any]:
         """All counters since open, by the names of ``cascade_stats`` in cascade.h.
 

@@ -375,12 +375,12 @@ static int give_way(compaction *c, uint64_t began_ns)
     cascade_store *store = c->store;
     int code = 0;
 
-    if (c->urgent)
-        return 0;
     for (;;) {
         uint64_t due_ns = began_ns + (uint64_t)((double)c->moved_bytes * 1e9 /
                                                 (double)store->config.background_rate_bytes);
 
+        if (c->urgent || csc_gc_waits(store))
+            return 0;
         code = csc_writer_serve(store, due_ns);
         if (code || csc_clock_ns() >= due_ns)
             return code;

@@ -184,6 +184,16 @@ void csc_gc_stop(cascade_store *store)
     end_gc(store);
 }
 
+bool csc_gc_waits(cascade_store *store)
+{
+    bool waits;
+
+    pthread_mutex_lock(&store->lock);
+    waits = store->gc != NULL;
+    pthread_mutex_unlock(&store->lock);
+    return waits;
+}
+
 bool csc_gc_chores(cascade_store *store)
 {
     cascade_gc_report report = {0};

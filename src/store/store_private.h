@@ -458,6 +458,8 @@ uint32_t csc_spares_max(const cascade_store *store);
 /** What there is to do when the writer has nothing to write: compaction, blocks too old, a gc. True:
  * something was done. */
 bool csc_gc_chores(cascade_store *store);
+/** Whether somebody waits for a gc: what is under way then hurries. */
+bool csc_gc_waits(cascade_store *store);
 /** Fails a gc that waits while the store is closed. Lock held. */
 void csc_gc_stop(cascade_store *store);
 

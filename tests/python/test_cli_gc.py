@@ -1,0 +1,43 @@
+# SPDX-License-Identifier: MIT
+"""`cascade gc` and Store.gc; see test_cli.py."""
+
+import cascade
+from test_cli import USAGE, clean_environment, files, pytestmark, run, run_json, store
+
+__all__ = ["clean_environment", "files", "pytestmark", "store"]  # pytest finds them here
+
+BLOCK = 300_000
+
+
+def fill(path, kept_every):
+    with cascade.Store(path, "64MiB", segment="1MiB", background_rate=1) as filled:
+        for number in range(40):
+            filled.put(bytes([number]) * 32, bytes([number]) * BLOCK)
+        filled.flush()
+        for number in range(40):
+            if number % kept_every:
+                filled.delete(bytes([number]) * 32)
+
+
+def test_gc(store):
+    fill(store, 4)
+    before = run_json("gc", "-s", store, "--dry-run")
+    assert before["dry_run"] is True and before["moved_segments"] > 5
+    done = run_json("gc", "-s", store)
+    assert done["moved_segments"] > 5 and done["freed_bytes"] > 20 * BLOCK
+    assert run_json("gc", "-s", store)["moved_segments"] == 0
+    assert b"emptied 0 segments" in run("gc", "-s", store)[0]
+    assert run_json("verify", "-s", store)["blocks"]["file"] == 10
+
+
+def test_gc_in_python(tmp_path):
+    fill(tmp_path, 2)
+    with cascade.Store(tmp_path, "64MiB", background_rate=1) as opened:
+        assert opened.gc(dry_run=True)["moved_segments"] > 5
+        opened.gc()
+        assert opened.gc(dry_run=True)["moved_segments"] == 0
+        assert opened.get(bytes([2]) * 32)[0] == bytes([2]) * BLOCK
+
+
+def test_usage(store):
+    run("gc", "-s", store, "extra", code=USAGE)
