@@ -320,6 +320,14 @@ static int scan_records(loading *l)
 
 /* ---- all of it ------------------------------------------------------------------------------------ */
 
+static void remove_spare(csc_segment_tier *t, const csc_segment_name *named)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+
+    csc_segment_path(t, named->rank, named->number, path);
+    (void)csc_io_unlink(t->io, path); /* else it stays, and the next open tries again */
+}
+
 /* Checks the first page against the name and puts the segment into the table. */
 static int load_header(loading *l, const csc_segment_name *named)
 {
@@ -353,8 +361,13 @@ static int load_header(loading *l, const csc_segment_name *named)
     }
     if (rc)
         return rc;
-    if (csc_segfmt_is_spare(data, named->rank, named->number))
-        return CASCADE_MISS; /* its writer was killed, or keeps it to use it again */
+    if (csc_segfmt_is_spare(data, named->rank, named->number)) {
+        /* Its writer was killed and it takes space for nothing; if he lives, on another node, he makes a
+         * new file where he meant to use this one. */
+        if (named->rank == l->t->rank)
+            remove_spare(l->t, named);
+        return CASCADE_MISS;
+    }
     header = data;
     rc = csc_segfmt_header_check(header);
     if (rc)

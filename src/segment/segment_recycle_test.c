@@ -7,7 +7,9 @@
 #include "segment/segment_internal.h"
 #include "segment/segment_testing.h"
 
+#include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
@@ -275,6 +277,26 @@ static void live_and_die(int acknowledge)
 }
 
 /* What the next owner finds, and that it can go on. */
+/* Files that begin as a spare does. */
+static size_t spares_left(void)
+{
+    struct dirent *entry;
+    DIR *folder = opendir(testing_directory_used());
+    size_t count = 0;
+
+    assert_non_null(folder);
+    while ((entry = readdir(folder))) {
+        char magic[8] = "";
+        int fd = openat(dirfd(folder), entry->d_name, O_RDONLY);
+
+        if (read(fd, magic, sizeof magic) == sizeof magic)
+            count += memcmp(magic, "CSCSPARE", sizeof magic) == 0;
+        close(fd);
+    }
+    closedir(folder);
+    return count;
+}
+
 static void check_after_death(const char *acknowledged)
 {
     csc_tier *tier = open_keeping(1);
@@ -303,6 +325,7 @@ static void check_after_death(const char *acknowledged)
         assert_int_equal(testing_read(tier, &block->place, i, BYTES, 0), 0);
     }
     assert_int_equal(testing_seen.block_count, found);
+    assert_int_equal(spares_left(), 0); /* they would take space for ever */
     assert_int_equal(quarantined(tier), 0);
     assert_int_equal(testing_write(tier, 200, BYTES, 0, 1, &place), 0);
     assert_int_equal(csc_segment_seal(tier), 0);

@@ -31,6 +31,7 @@ static void flush_one_and_die_writing_another(void *context)
     ST_CHECK(st_put(store, 1, 1, BYTES, 0, CASCADE_PUT_DURABLE) == 0);
     atomic_store(&csc_mark_hook_now, die_when_written);
     ST_CHECK(st_put(store, 2, 2, BYTES, 0, CASCADE_PUT_DURABLE) == 0);
+    raise(SIGKILL); /* it was there already, and was written again before the hook was set */
 }
 
 /* Zeroes a page of the payload of the `which`-th record (from 0) of the only segment. */
