@@ -199,6 +199,7 @@ bool csc_gc_chores(cascade_store *store)
     cascade_gc_report report = {0};
     csc_segment_info info;
     struct csc_gc *gc;
+    int code;
 
     pthread_mutex_lock(&store->lock);
     gc = store->gc;
@@ -217,10 +218,10 @@ bool csc_gc_chores(cascade_store *store)
     if (csc_clock_ns() < store->compact_after_ns || !is_wasteful(store) ||
         !csc_compact_choose(store, DEAD_PCT_OF_ONE, &info))
         return false;
-    if (csc_compact_segment(store, info.segment, false) == 0)
-        return true;
-    note_failure(store);
-    return false;
+    code = csc_compact_segment(store, info.segment, false);
+    if (code && code != CASCADE_EAGAIN) /* which is the store being closed */
+        note_failure(store);
+    return code == 0;
 }
 
 int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *result,
