@@ -407,6 +407,14 @@ static int move_all(compaction *c)
     return code;
 }
 
+/* From here no content that was passed may take over a place in the segment from another. */
+static void set_compacting(cascade_store *store, uint32_t segment)
+{
+    pthread_mutex_lock(&store->lock);
+    store->compacting = segment;
+    pthread_mutex_unlock(&store->lock);
+}
+
 int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent)
 {
     compaction *c = calloc(1, sizeof *c);
@@ -417,8 +425,11 @@ int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent)
     c->store = store;
     c->segment = segment;
     c->urgent = urgent;
-    store->compacting = segment + 1;
-    code = move_all(c);
+    set_compacting(store, segment + 1);
+    do {
+        c->count = 0;
+        code = move_all(c);
+    } while (code == 0 && c->count); /* nothing lives there: looked at again */
     if (code == 0)
         code = csc_writer_relog(store, segment);
     if (code == 0)
@@ -430,7 +441,7 @@ int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent)
         csc_count(&store->counters.compactions, 1);
         csc_count(&store->counters.compacted_bytes, c->moved_bytes);
     }
-    store->compacting = 0;
+    set_compacting(store, 0);
     free(c->movers);
     free(c->bindings);
     free(c->keys);

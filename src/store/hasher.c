@@ -99,7 +99,8 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
         static const csc_place nowhere;
 
         csc_content_set_file(store, equal, &nowhere);
-        if (csc_segment_of(&place) + 1 == store->segment_leaving) {
+        if (csc_segment_of(&place) + 1 == store->segment_leaving ||
+            csc_segment_of(&place) + 1 == store->compacting) {
             csc_content_send_down(store, number); /* that copy goes in a moment */
         } else {
             csc_content_set_file(store, number, &place);

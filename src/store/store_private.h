@@ -182,14 +182,14 @@ struct cascade_store {
     uint32_t dirty_head, dirty_tail; /* number + 1 */
     uint64_t ticket;                 /* last given */
     uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
-    uint32_t compacting;       /* 1 + index of the segment that is being emptied; the writer's own */
-    struct csc_gc *gc;         /* a gc that waits for the writer, or is under way */
-    uint64_t aged_ns;          /* when blocks were last dropped for their age */
-    uint64_t compact_after_ns; /* after a failure: not before */
-    uint32_t segment_leaving;  /* 1 + index of the segment that is being dropped, 0: none */
-    uint64_t attempts;         /* rounds the writer began */
-    uint64_t attempts_failed;  /* the last round that failed */
-    int file_error;            /* of the last failed round while degraded, else 0 */
+    uint32_t compacting;             /* 1 + index of the segment that is being emptied */
+    struct csc_gc *gc;               /* a gc that waits for the writer, or is under way */
+    uint64_t aged_ns;                /* when blocks were last dropped for their age */
+    uint64_t compact_after_ns;       /* after a failure: not before */
+    uint32_t segment_leaving;        /* 1 + index of the segment that is being dropped, 0: none */
+    uint64_t attempts;               /* rounds the writer began */
+    uint64_t attempts_failed;        /* the last round that failed */
+    int file_error;                  /* of the last failed round while degraded, else 0 */
     char file_error_text[256];
     uint32_t waiting_flushes;
     uint32_t hashing;              /* contents with a worker */
