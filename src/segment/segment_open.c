@@ -35,6 +35,7 @@ typedef struct loading {
     uint8_t *window; /* WINDOW_BYTES or more, aligned */
     size_t window_room;
     uint64_t window_from, window_to; /* what of the file lies there */
+    bool all_or_nothing;             /* what cannot be read fails the reading; else it ends there */
 } loading;
 
 /* Bytes of the file, whole pages within `size`; they stay until the next call. `ahead`: read more than
@@ -205,7 +206,7 @@ static int load_index(loading *l, bool *sound)
     const void *data;
     int rc;
 
-    *sound = false;
+    *sound = l->source.sealed = false; /* the file before may have been */
     if (l->size < 2 * PAGE)
         return 0;
     rc = fetch(l, l->size - PAGE, PAGE, false, &data);
@@ -217,7 +218,7 @@ static int load_index(loading *l, bool *sound)
         rc = fetch(l, trailer.index_offset, l->size - PAGE - trailer.index_offset, false, &data);
     if (rc == 0)
         rc = csc_segfmt_index_check(&trailer, data);
-    if (rc == CASCADE_ENOMEM)
+    if (rc == CASCADE_ENOMEM || (rc == CASCADE_EIO && l->all_or_nothing))
         return rc;
     if (rc == CASCADE_ECORRUPT || rc == CASCADE_EIO)
         csc_log(CSC_LOG_WARNING, "a segment's index is not usable, reading its records: %s",
@@ -296,7 +297,7 @@ static int fetch_record(loading *l, uint64_t at, bool ahead, const csc_segfmt_re
 
 static int scan_records(loading *l)
 {
-    const csc_segfmt_record *record;
+    const csc_segfmt_record *record = NULL;
     uint64_t record_bytes = 0;
     uint64_t at = PAGE;
     bool ahead = true;
@@ -304,7 +305,7 @@ static int scan_records(loading *l)
 
     while (rc == 0 && l->size - at >= PAGE) {
         rc = fetch_record(l, at, ahead, &record, &record_bytes);
-        if (rc == CASCADE_ENOMEM)
+        if (rc == CASCADE_ENOMEM || (rc && rc != CASCADE_ECORRUPT && l->all_or_nothing))
             return rc;
         if (rc) {
             csc_log(rc == CASCADE_ECORRUPT ? CSC_LOG_INFO : CSC_LOG_WARNING,
@@ -524,6 +525,7 @@ int csc_segment_deletes(csc_tier *tier, uint32_t segment,
         return csc_fail(CASCADE_EINVAL, "segment %u is not this rank's, or is being written", segment);
     l.generation = item.generation;
     l.size = item.bytes - item.bytes % PAGE;
+    l.all_or_nothing = true; /* the segment goes: a delete that was not seen would be undone */
     l.window_room = WINDOW_BYTES;
     l.window = csc_segment_alloc(WINDOW_BYTES);
     rc = l.window ? csc_segment_file_open(t, item.rank, item.number, CSC_SEGMENT_NO_DEADLINE, &l.file)
