@@ -263,6 +263,9 @@ static int drop_segment(cascade_store *store, const csc_segment_info *info)
 
     forget_places(store, info->segment);
     code = csc_writer_relog(store, info->segment);
+    /* Segments that went before must not come back when their deletes, which may lie here, are gone. */
+    if (code == 0)
+        code = store->file->ops->sync(store->file);
     csc_mark("budget: segment goes");
     if (code == 0)
         code = csc_segment_remove(store->file, info->segment);
@@ -571,6 +574,12 @@ void *csc_writer_main(void *context)
         }
         if (code && store->stopping)
             break;
+        /* A gc does not wait for a disk that refuses writes: it ends as its own first round does. */
+        if (code && store->gc) {
+            pthread_mutex_unlock(&store->lock);
+            csc_gc_chores(store);
+            pthread_mutex_lock(&store->lock);
+        }
         /* The flushes that asked for this round hear of it before the next one. */
         if (code && store->waiting_flushes)
             wait_for_work(store, csc_clock_ns() + 10000000);
