@@ -304,6 +304,7 @@ static void drop_older_twins(cascade_store *store, uint32_t number)
 typedef struct segment_scan {
     cascade_store *store;
     uint64_t sequence;
+    csc_copies others;
 } segment_scan;
 
 static void note_sequence(segment_scan *scan, uint64_t sequence)
@@ -378,25 +379,34 @@ static bool is_published(const cascade_store *store, uint32_t number, const csc_
  *
  * Requests reach the disk in any order, so in an unsealed segment a whole header may have a torn payload
  * behind it, if the owner died before he synced. Of a block that dram holds such a copy is not taken but
- * written again; of any other the owner had published the place, or it was never flushed.
+ * written again; of any other the owner had published the place, or it was never flushed, or there is
+ * another copy: an owner whose sync failed, or whose power went, left this one behind. Then it is read
+ * before it is trusted (csc_copies_check).
  */
-static void choose_place(cascade_store *store, uint32_t number, const csc_segment_source *source,
-                         uint64_t sequence, const csc_place *place)
+static int choose_place(segment_scan *scan, uint32_t number, const csc_segment_source *source,
+                        uint64_t sequence, const csc_place *place)
 {
     static const csc_place nowhere;
+    cascade_store *store = scan->store;
     csc_content_entry *entry = csc_content_at(store, number);
     csc_content_state *state = &store->content_states[number];
     bool unsure = !source->sealed && csc_content_has(entry, CSC_CONTENT_RESIDENT) &&
                   !is_published(store, number, place);
     bool has = csc_place_is_set(&entry->file) || (state->flags & CSC_CS_UNSURE);
+    bool keeps =
+        has && (sequence < state->ticket ||
+                (sequence == state->ticket && ((state->flags & CSC_CS_SEALED) || !source->sealed)));
 
-    if (has && (sequence < state->ticket ||
-                (sequence == state->ticket && ((state->flags & CSC_CS_SEALED) || !source->sealed))))
-        return;
+    if (csc_place_is_set(&entry->file) && !(keeps ? state->flags & CSC_CS_SEALED : source->sealed) &&
+        !csc_copies_note(&scan->others, number, keeps ? place : &entry->file))
+        return csc_fail(CASCADE_ENOMEM, "no memory for the index");
+    if (keeps)
+        return 0;
     state->ticket = sequence;
     state->flags &= (uint16_t) ~(CSC_CS_SEALED | CSC_CS_UNSURE);
     state->flags |= source->sealed ? CSC_CS_SEALED : unsure ? CSC_CS_UNSURE : 0;
     csc_content_set_file(store, number, unsure ? &nowhere : place);
+    return 0;
 }
 
 static int see_block(void *context, const csc_segment_source *source, const csc_content *content,
@@ -414,7 +424,7 @@ static int see_block(void *context, const csc_segment_source *source, const csc_
     for (size_t i = 0; i < binding_count; i++)
         if (bindings[i].sequence > sequence)
             sequence = bindings[i].sequence;
-    choose_place(store, number, source, sequence, place);
+    code = choose_place(scan, number, source, sequence, place);
     if (written_ns / 1000000000 > store->content_states[number].used_s)
         store->content_states[number].used_s = (uint32_t)(written_ns / 1000000000);
     for (size_t i = 0; code == 0 && i < binding_count; i++)
@@ -547,10 +557,13 @@ int csc_recover_segments(cascade_store *store)
     int code;
 
     code = csc_segment_open(&options, &visitor, &store->file);
-    if (code)
+    if (code) {
+        free(scan.others.items);
         return code;
+    }
     store->file->ops->stats(store->file, &stats);
     store->files_skipped = stats.quarantined;
+    csc_copies_check(store, &scan.others);
     csc_mark("recover: segments read");
     if (atomic_load(&store->index.header->sequence) < scan.sequence)
         atomic_store(&store->index.header->sequence, scan.sequence);

@@ -468,6 +468,23 @@ void csc_gc_stop(cascade_store *store);
 /** Scrubs once per interval. */
 void *csc_scrub_main(void *store);
 
+/* ---- copies.c: while a store is opened ---------------------------------------------------------- */
+
+/** Copies of contents beside the chosen one, which may be torn. */
+typedef struct csc_twin {
+    uint32_t number;
+    csc_place place;
+} csc_twin;
+typedef struct csc_copies {
+    csc_twin *items;
+    size_t count, room;
+} csc_copies;
+
+/** False: no memory. */
+bool csc_copies_note(csc_copies *copies, uint32_t number, const csc_place *place);
+/** Where the chosen copy is torn, chooses another. Frees the list. */
+void csc_copies_check(cascade_store *store, csc_copies *copies);
+
 /* ---- recover.c -------------------------------------------------------------------------------- */
 
 /** Rebuilds the tables of an arena that was taken over. Errors: CASCADE_ENOMEM, CASCADE_ENOSPC. */
