@@ -53,7 +53,7 @@ int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t
     if (!item)
         return csc_fail(CASCADE_ENOMEM, "no memory for a segment");
     *item = *facts;
-    item->sequence_min = UINT64_MAX;
+    item->binds.sequence_min = UINT64_MAX;
     pthread_mutex_lock(&t->lock);
     if (t->item_count == t->item_room) {
         size_t room = t->item_room ? 2 * t->item_room : 64;
@@ -68,6 +68,7 @@ int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t
     }
     if (rc == 0) {
         *index = (uint32_t)t->item_count;
+        item->removals_then = t->removed_count;
         t->items[t->item_count++] = item;
     }
     pthread_mutex_unlock(&t->lock);
@@ -81,7 +82,10 @@ void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item)
     csc_segment_file *leaving;
 
     pthread_mutex_lock(&t->lock);
+    t->removed_count += item->state != CSC_SEGMENT_REMOVED;
     item->state = CSC_SEGMENT_REMOVED;
+    free(item->binds.hashes);
+    item->binds = (csc_segment_binds){.sequence_min = UINT64_MAX};
     leaving = csc_segment_file_detach(t, item);
     pthread_mutex_unlock(&t->lock);
     csc_segment_file_close(t, leaving);
@@ -99,6 +103,7 @@ void csc_segment_free(csc_segment_tier *t)
     csc_cipher_destroy(&t->writer.cipher);
     for (size_t i = 0; i < t->item_count; i++) {
         csc_segment_file_close(t, t->items[i]->file);
+        free(t->items[i]->binds.hashes);
         free(t->items[i]);
     }
     free(t->items);
@@ -123,34 +128,6 @@ static void segment_close(csc_tier **tier)
     *tier = NULL;
 }
 
-/* Records are never changed or taken out of a segment: space comes back with the whole of it, once
- * little of it is live. A place of a removed segment, or of another handle, counts for nothing. */
-static void count_live(csc_tier *tier, const csc_place *place, const csc_content *content, bool more)
-{
-    csc_segment_tier *t = csc_segment_tier_of(tier);
-    uint64_t bytes = (uint64_t)place->words[3] * CSC_SEGFMT_PAGE_BYTES +
-                     csc_segfmt_round(content->k_bytes + content->v_bytes);
-    uint64_t generation = place->words[4] | (uint64_t)place->words[5] << 32;
-
-    pthread_mutex_lock(&t->lock);
-    if (place->words[0] < t->item_count && t->items[place->words[0]]->generation == generation) {
-        csc_segment_item *item = t->items[place->words[0]];
-
-        item->live_bytes = more ? item->live_bytes + bytes : item->live_bytes - bytes;
-    }
-    pthread_mutex_unlock(&t->lock);
-}
-
-static void segment_retain(csc_tier *tier, const csc_place *place, const csc_content *content)
-{
-    count_live(tier, place, content, true);
-}
-
-static void segment_drop(csc_tier *tier, const csc_place *place, const csc_content *content)
-{
-    count_live(tier, place, content, false);
-}
-
 static void segment_stats(csc_tier *tier, cascade_tier_stats *stats)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
@@ -172,8 +149,8 @@ const csc_tier_ops csc_segment_ops = {
     .write = csc_segment_write,
     .sync = csc_segment_sync,
     .read = csc_segment_read,
-    .retain = segment_retain,
-    .drop = segment_drop,
+    .retain = csc_segment_retain,
+    .drop = csc_segment_drop,
     .stats = segment_stats,
     .close = segment_close,
 };
@@ -220,28 +197,14 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
                                               .bytes = item->bytes,
                                               .key_id = item->key_id,
                                               .sealed = item->state == CSC_SEGMENT_SEALED,
+                                              .open = item->state == CSC_SEGMENT_OPEN,
                                               .ours = item->ours,
                                               .live_bytes = item->live_bytes,
-                                              .log_bytes = item->log_bytes,
-                                              .sequence_min = item->sequence_min};
+                                              .log_bytes = csc_segment_log_bytes(t, item)};
         found++;
     }
     pthread_mutex_unlock(&t->lock);
     *count = found;
-}
-
-uint64_t csc_segment_oldest_bind(csc_tier *tier, uint32_t except)
-{
-    csc_segment_tier *t = csc_segment_tier_of(tier);
-    uint64_t oldest = UINT64_MAX;
-
-    pthread_mutex_lock(&t->lock);
-    for (size_t i = 0; i < t->item_count; i++)
-        if (i != except && t->items[i]->state != CSC_SEGMENT_REMOVED &&
-            t->items[i]->sequence_min < oldest)
-            oldest = t->items[i]->sequence_min;
-    pthread_mutex_unlock(&t->lock);
-    return oldest;
 }
 
 uint64_t csc_segment_count(csc_tier *tier)

@@ -76,11 +76,12 @@ typedef struct csc_segment_visitor {
 typedef struct csc_segment_info {
     uint32_t segment; /* index for this handle, as csc_segment_of gives it */
     uint64_t bytes;
-    uint64_t live_bytes;   /* of records that hold a retained place, headers included */
-    uint64_t log_bytes;    /* of log records: small, and hardly ever without use */
-    uint64_t sequence_min; /* of the binds in it; UINT64_MAX: none */
-    uint64_t key_id;       /* its payloads are encrypted with, 0: none */
-    bool sealed;           /* has its index; if not, it may be growing, under this handle or another */
+    uint64_t live_bytes; /* of records that hold a retained place, headers included */
+    uint64_t
+        log_bytes;   /* that its binds and deletes take when packed; 0: many may be of no use by now */
+    uint64_t key_id; /* its payloads are encrypted with, 0: none */
+    bool sealed;     /* has its index; if not, it may be growing, under this handle or another */
+    bool open;       /* this handle appends to it */
     bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
                   Not: found later, so another live handle of the same rank made it */
 } csc_segment_info;
@@ -134,9 +135,24 @@ int csc_segment_remove(csc_tier *tier, uint32_t segment);
 int csc_segment_deletes(csc_tier *tier, uint32_t segment,
                         int (*visit)(void *context, const csc_log_entry *entry), void *context);
 
-/** The lowest sequence of a bind in any segment, of any rank, but `except`: a delete with a lower one
- * hides nothing. UINT64_MAX: there is none. */
-uint64_t csc_segment_oldest_bind(csc_tier *tier, uint32_t except);
+/** Whether a delete may hide a bind in any segment, of any rank, but `except`. `deleted`: key and
+ * sequence count. Yes for nothing about once in 4e9 / (keys per segment). */
+bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted);
+
+/** Bytes of the record at a place of this tier, header included. */
+uint64_t csc_segment_record_bytes(const csc_place *place, const csc_content *content);
+
+/** Bytes of records in use in this rank's segments. */
+uint64_t csc_segment_live_bytes(csc_tier *tier);
+
+/** Whether it is of this rank and may be emptied, as csc_segment_info has it. */
+bool csc_segment_is_ours(csc_tier *tier, uint32_t segment);
+
+/** What stats.used_bytes will be at most once `record_count` more records of `record_bytes` together are
+ * written and their segments sealed. `entry_count`: of their bindings and log entries, at least one a
+ * record. The writing thread only. */
+uint64_t csc_segment_bytes_after(csc_tier *tier, uint64_t record_bytes, size_t record_count,
+                                 size_t entry_count);
 
 /** Segment files open or sealed, of all ranks. */
 uint64_t csc_segment_count(csc_tier *tier);

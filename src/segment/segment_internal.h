@@ -49,6 +49,15 @@ typedef enum csc_segment_state {
     CSC_SEGMENT_REMOVED
 } csc_segment_state;
 
+/* The keys bound in a segment, to find out what a delete may hide. */
+typedef struct csc_segment_binds {
+    uint64_t sequence_min; /* UINT64_MAX: there are none */
+    uint32_t *hashes;
+    size_t count, room;
+    bool is_sorted;
+    bool incomplete; /* for want of memory */
+} csc_segment_binds;
+
 typedef struct csc_segment_item {
     uint32_t rank;
     uint32_t number;
@@ -57,9 +66,10 @@ typedef struct csc_segment_item {
     bool ours;       /* as in csc_segment_info */
     /* under the lock */
     uint64_t bytes;
-    uint64_t live_bytes;           /* of records that hold a retained place */
-    _Atomic uint64_t log_bytes;    /* of log records; the writer and open alone write it and the next */
-    _Atomic uint64_t sequence_min; /* of the binds in it; UINT64_MAX: none */
+    uint64_t live_bytes;    /* of records that hold a retained place */
+    uint64_t log_entries;   /* in log records */
+    uint64_t removals_then; /* how many segments had been removed when it was begun or found */
+    csc_segment_binds binds;
     csc_segment_state state;
     csc_segment_file *file; /* NULL while not open for reading */
     bool opening;           /* some thread is opening `file` */
@@ -137,7 +147,8 @@ typedef struct csc_segment_tier {
     pthread_cond_t opened; /* some item's `opening` ended */
     csc_segment_item **items;
     size_t item_count, item_room;
-    size_t file_count; /* read descriptors in the table */
+    size_t removed_count; /* of the items */
+    size_t file_count;    /* read descriptors in the table */
     uint64_t tick;
     csc_segment_spare spares[CSC_SEGMENT_SPARES_MAX];
     uint32_t spare_count;               /* only the writer changes it */
@@ -181,12 +192,18 @@ void csc_segment_leave(csc_segment_tier *t);
 /** Marks it removed: no read finds it any more; those under way go on. */
 void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item);
 
-/** Notes a bind that lies in a segment. */
-static inline void csc_segment_note_bind(csc_segment_item *item, uint64_t sequence)
-{
-    if (sequence < item->sequence_min)
-        item->sequence_min = sequence;
-}
+/* ---- segment_facts.c: what a segment holds ---------------------------------------------------------
+ */
+
+/** Note what was written to a segment of the table, or found there. */
+void csc_segment_note_bind(csc_segment_tier *t, uint32_t segment, const uint8_t key[32],
+                           uint64_t sequence);
+void csc_segment_note_log(csc_segment_tier *t, uint32_t segment, uint64_t entries);
+/** Bytes that its binds and deletes take when packed, 0: they may well be of no use any more. Lock held.
+ */
+uint64_t csc_segment_log_bytes(const csc_segment_tier *t, const csc_segment_item *item);
+void csc_segment_retain(csc_tier *tier, const csc_place *place, const csc_content *content);
+void csc_segment_drop(csc_tier *tier, const csc_place *place, const csc_content *content);
 
 /* ---- segment_names.c ---------------------------------------------------------------------------- */
 

@@ -82,10 +82,17 @@ static void to_content(csc_content *to, uint64_t tenant, uint64_t k_bytes, uint6
     memcpy(to->digest, digest, sizeof to->digest);
 }
 
-/* Until it is reported nobody else sees the item. */
-static void note_bind(const loading *l, uint64_t sequence)
+/* Who reads a segment for its deletes has noted the rest before. */
+static void note_bind(const loading *l, const uint8_t key[32], uint64_t sequence)
 {
-    csc_segment_note_bind(l->t->items[l->source.segment], sequence);
+    if (!l->all_or_nothing)
+        csc_segment_note_bind(l->t, l->source.segment, key, sequence);
+}
+
+static void note_log(const loading *l, uint64_t entries)
+{
+    if (!l->all_or_nothing)
+        csc_segment_note_log(l->t, l->source.segment, entries);
 }
 
 static void to_binding(csc_binding *to, const uint8_t key[32], const uint8_t parent[32],
@@ -115,7 +122,7 @@ static int visit_logged(const loading *l, const csc_segfmt_index_entry *from)
     csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_INDEX_DELETE};
 
     if (!entry.is_delete)
-        note_bind(l, from->sequence);
+        note_bind(l, from->key, from->sequence);
     to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);
     to_content(&entry.content, from->tenant, from->k_bytes, from->v_bytes, from->digest);
     return l->visitor->log(l->visitor->context, &l->source, &entry);
@@ -132,7 +139,7 @@ static int visit_indexed(const loading *l, const csc_segfmt_index_entry *const *
 
     for (size_t i = 0; i < count; i++)
         if (sorted[i]->type == CSC_SEGFMT_INDEX_BINDING) {
-            note_bind(l, sorted[i]->sequence);
+            note_bind(l, sorted[i]->key, sorted[i]->sequence);
             to_binding(&bindings[found++], sorted[i]->key, sorted[i]->parent, sorted[i]->sequence,
                        sorted[i]->flags);
         }
@@ -190,7 +197,7 @@ static int visit_index(const loading *l, const csc_segfmt_index_entry *entries, 
         if (!is_logged(sorted[i]))
             rc = visit_indexed(l, &sorted[i], run);
         else
-            l->t->items[l->source.segment]->log_bytes += sorted[i]->header_bytes;
+            note_log(l, run);
         for (size_t k = i; k < i + run && rc == 0 && is_logged(sorted[i]); k++)
             rc = visit_logged(l, sorted[k]);
     }
@@ -245,7 +252,7 @@ static int visit_block(const loading *l, const csc_segfmt_record *record)
     for (uint32_t i = 0; i < record->item_count; i++) {
         const csc_segfmt_binding *from = &csc_segfmt_bindings(record)[i];
 
-        note_bind(l, from->sequence);
+        note_bind(l, from->key, from->sequence);
         to_binding(&bindings[i], from->key, from->parent, from->sequence, from->flags);
     }
     to_content(&content, record->tenant, record->k_bytes, record->v_bytes, record->digest);
@@ -259,13 +266,13 @@ static int visit_log(const loading *l, const csc_segfmt_record *record)
 {
     int rc = 0;
 
-    l->t->items[l->source.segment]->log_bytes += record->header_bytes;
+    note_log(l, record->item_count);
     for (uint32_t i = 0; i < record->item_count && rc == 0; i++) {
         const csc_segfmt_log_entry *from = &csc_segfmt_log_entries(record)[i];
         csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_LOG_DELETE};
 
         if (!entry.is_delete)
-            note_bind(l, from->sequence);
+            note_bind(l, from->key, from->sequence);
         to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);
         to_content(&entry.content, from->tenant, from->k_bytes, from->v_bytes, from->digest);
         rc = l->visitor->log(l->visitor->context, &l->source, &entry);

@@ -287,7 +287,7 @@ static void note(csc_segment_tier *t, const job *j)
         memcpy(entry.key, binding->key, sizeof entry.key);
         memcpy(entry.parent, binding->parent, sizeof entry.parent);
         entry.sequence = binding->sequence;
-        csc_segment_note_bind(w->item, binding->sequence);
+        csc_segment_note_bind(t, w->index, binding->key, binding->sequence);
         entry.flags = (uint16_t)binding->flags;
         w->entries[w->entry_count++] = entry;
     }
@@ -447,9 +447,9 @@ static void encode_log_entry(csc_segfmt_log_entry *to, const csc_log_entry *from
     to->v_bytes = from->content.v_bytes;
 }
 
-static void note_log_entry(csc_segment_writer *w, const csc_segfmt_log_entry *from,
-                           uint64_t header_bytes)
+static void note_log_entry(csc_segment_tier *t, const csc_segfmt_log_entry *from, uint64_t header_bytes)
 {
+    csc_segment_writer *w = &t->writer;
     csc_segfmt_index_entry *entry = &w->entries[w->entry_count++];
 
     memset(entry, 0, sizeof *entry);
@@ -458,7 +458,7 @@ static void note_log_entry(csc_segment_writer *w, const csc_segfmt_log_entry *fr
     memcpy(entry->digest, from->digest, sizeof entry->digest);
     entry->sequence = from->sequence;
     if (from->type == CSC_SEGFMT_LOG_BIND)
-        csc_segment_note_bind(w->item, from->sequence);
+        csc_segment_note_bind(t, w->index, from->key, from->sequence);
     entry->tenant = from->tenant;
     entry->k_bytes = from->k_bytes;
     entry->v_bytes = from->v_bytes;
@@ -509,8 +509,8 @@ int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, 
         csc_segment_recover(t, rc);
     } else {
         for (size_t i = 0; i < count; i++)
-            note_log_entry(w, &encoded[i], bytes);
-        w->item->log_bytes += bytes; /* no more than a hint to others */
+            note_log_entry(t, &encoded[i], bytes);
+        csc_segment_note_log(t, w->index, count);
         w->position += bytes;
         csc_segment_set_bytes(t, w->position);
         *segment = w->index;

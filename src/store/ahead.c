@@ -76,6 +76,15 @@ static void want_following(cascade_store *store, uint32_t number)
 /* ---- what the readers noted -------------------------------------------------------------------------
  */
 
+/* For the policies of both tiers. */
+static void pass_on(csc_policy *policy, uint64_t note)
+{
+    if (note & CSC_TOUCH_TICK)
+        csc_policy_tick(policy);
+    if (note & CSC_TOUCH_ITEM)
+        csc_policy_touch(policy, (uint32_t)note, note & CSC_TOUCH_TAIL);
+}
+
 /* Lock held, as is csc_touch_drain's. */
 static void see_note(void *context, uint64_t note, uint32_t before)
 {
@@ -83,7 +92,10 @@ static void see_note(void *context, uint64_t note, uint32_t before)
     uint32_t number = (uint32_t)note;
     csc_content_state *state;
 
-    if (number >= store->contents_made)
+    pass_on(store->policy, note);
+    if (store->file_policy)
+        pass_on(store->file_policy, note);
+    if (!(note & CSC_TOUCH_ITEM) || number >= store->contents_made)
         return;
     state = &store->content_states[number];
     if (before < store->contents_made && before != number)
@@ -106,7 +118,7 @@ static void see_note(void *context, uint64_t note, uint32_t before)
 
 void csc_touches_pass_on(cascade_store *store)
 {
-    csc_touch_drain(&store->touch, store->policy, see_note, store);
+    csc_touch_drain(&store->touch, see_note, store);
 }
 
 void csc_ahead_from(cascade_store *store, uint32_t content)

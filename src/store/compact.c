@@ -1,456 +1,68 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Compaction: a segment that is mostly dead is emptied, by writing what lives in it again, and removed.
- * The writer thread does it, between its rounds.
+ * Compaction: what lives in a segment is copied to the open one, then the segment goes. In this order:
+ * copies written and synced; places published; binds and deletes that only it records, and that are
+ * still needed, logged and synced; the file removed. A kill between any two of these leaves both copies,
+ * of which an open takes one.
  *
- * Order, for the sake of a kill between any two steps: copies and binds are written and synced, then the
- * places are published, then what else only that segment says (binds of contents that lie elsewhere,
- * deletes that still hide something) is logged and synced, and then the segment goes. Copies keep the
- * sequences of their binds, so that an open takes either copy for the same; in the order of the old
- * records, so that a prefix chain that lay together lies together again.
+ * A copy keeps its binds with their sequences, so that an open cannot tell it from the original. It is
+ * made from the file, whose sums say that it is right, and not from dram.
+ *
+ * All of it belongs to the writer's thread and happens between rounds, a batch at a time. A content that
+ * is being copied is busy; readers go on with the old place, and look again if that is gone.
  */
 #include "base/clock.h"
 #include "base/fail.h"
+#include "base/grow.h"
 #include "base/log.h"
 #include "base/mark.h"
-#include "store/store_private.h"
+#include "store/compact_private.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BATCH_BLOCKS  256u
-#define BATCH_BYTES   (UINT64_C(16) << 20)
-#define PAGE_BYTES    UINT64_C(4096)
-#define DELETES_BATCH 4096u
-#define SCAN_STEP     4096u
+#define BATCH_BYTES  (UINT64_C(16) << 20)
+#define PAGE_BYTES   UINT64_C(4096)
+#define SECOND_NS    UINT64_C(1000000000)
+#define REST_NS      (10 * SECOND_NS) /* after a failure */
+#define FAILED_NS    (60 * SECOND_NS) /* before the same segment is tried again */
+#define FRAME_BYTES  UINT64_C(16384)  /* header, index and trailer of a segment that is not large */
+#define WORTHY_PCT   15u
+#define SOMEWHAT_PCT 5u
+#define WASTE_PCT    12u /* dead bytes of all, from which space is given back in the background */
 
-/* A content that lives in the segment. */
-typedef struct mover {
-    uint64_t offset; /* of its record */
-    uint32_t number;
-    uint32_t generation;
-    csc_place place; /* then */
-} mover;
+typedef struct csc_compactor compactor;
+typedef csc_compact_block block;
 
-typedef struct compaction {
-    cascade_store *store;
-    uint32_t segment;
-    bool urgent; /* no rate limit */
-    mover *movers;
-    size_t count, room;
-    /* one batch */
-    csc_tier_write writes[BATCH_BLOCKS];
-    const mover *moved[BATCH_BLOCKS];
-    cascade_piece read_into[BATCH_BLOCKS];
-    bool by_file[BATCH_BLOCKS]; /* read from the segment, not from dram */
-    uint32_t first_binding[BATCH_BLOCKS + 1];
-    uint32_t write_count;
-    csc_binding *bindings;
-    uint32_t *keys;
-    size_t binding_room, key_room;
-    cascade_piece *pieces;
-    size_t piece_room, piece_count;
-    uint8_t *buffer; /* of what is read */
-    uint64_t buffer_bytes, buffer_used;
-    uint64_t moved_bytes;
-    csc_log_entry *deletes;
-    size_t delete_count;
-    uint64_t hides_below; /* deletes with a sequence over it hide something */
-} compaction;
-
-static bool grow(void *items, size_t *room, size_t wanted, size_t bytes)
+int csc_compactor_make(cascade_store *store)
 {
-    void **array = items, *grown;
+    compactor *c = calloc(1, sizeof *c);
 
-    if (wanted <= *room)
-        return true;
-    grown = realloc(*array, 2 * wanted * bytes);
-    if (!grown)
-        return false;
-    *array = grown;
-    *room = 2 * wanted;
-    return true;
-}
-
-/* ---- what lives there --------------------------------------------------------------------------- */
-
-static int by_offset(const void *a, const void *b)
-{
-    const mover *x = a, *y = b;
-
-    return x->offset < y->offset ? -1 : x->offset > y->offset;
-}
-
-static bool is_still(cascade_store *store, const mover *m)
-{
-    const csc_content_entry *entry = csc_content_at(store, m->number);
-
-    return csc_content_has(entry, CSC_CONTENT_LIVE) && csc_content_generation(entry) == m->generation &&
-           csc_segment_is_same_record(&entry->file, &m->place);
-}
-
-static int find_movers(compaction *c)
-{
-    cascade_store *store = c->store;
-    int code = 0;
-
-    pthread_mutex_lock(&store->lock);
-    for (uint32_t number = 0; number < store->contents_made && code == 0; number++) {
-        const csc_content_entry *entry = csc_content_at(store, number);
-
-        if (number % SCAN_STEP == SCAN_STEP - 1) {
-            pthread_mutex_unlock(&store->lock);
-            pthread_mutex_lock(&store->lock);
-        }
-        if (!csc_content_has(entry, CSC_CONTENT_LIVE) || !csc_place_is_set(&entry->file) ||
-            csc_segment_of(&entry->file) != c->segment)
-            continue;
-        if (!grow(&c->movers, &c->room, c->count + 1, sizeof *c->movers))
-            code = csc_fail(CASCADE_ENOMEM, "no memory to list what lives in a segment");
-        else
-            c->movers[c->count++] = (mover){.offset = csc_segment_offset_of(&entry->file),
-                                            .number = number,
-                                            .generation = csc_content_generation(entry),
-                                            .place = entry->file};
+    store->compactor = c;
+    if (c) {
+        c->log = malloc(CSC_COMPACT_LOG_ENTRIES * sizeof *c->log);
+        c->log_keys = malloc(CSC_COMPACT_LOG_ENTRIES * sizeof *c->log_keys);
     }
-    pthread_mutex_unlock(&store->lock);
-    if (c->count)
-        qsort(c->movers, c->count, sizeof *c->movers, by_offset);
-    return code;
+    return c && c->log && c->log_keys ? 0 : csc_fail(CASCADE_ENOMEM, "no memory for the writer");
 }
 
-/* ---- one batch ------------------------------------------------------------------------------------ */
-
-/* Adds the keys whose bind lies in the segment. Lock held. */
-static bool add_keys(compaction *c, const csc_content_entry *entry)
+void csc_compactor_destroy(cascade_store *store)
 {
-    cascade_store *store = c->store;
-    uint32_t at = c->first_binding[c->write_count], count = 0;
-
-    if (!grow(&c->keys, &c->key_room, at + CSC_BINDINGS_MAX, sizeof *c->keys) ||
-        !grow(&c->bindings, &c->binding_room, at + CSC_BINDINGS_MAX, sizeof *c->bindings))
-        return false;
-    for (uint32_t link = entry->first_key; link && count < CSC_BINDINGS_MAX;
-         link = csc_key_at(store, link - 1)->sibling) {
-        csc_key_entry *key = csc_key_at(store, link - 1);
-
-        if (key->segment != c->segment + 1 || (store->key_states[link - 1].flags & CSC_KS_INFLIGHT))
-            continue; /* the rest is logged at the end */
-        store->key_states[link - 1].flags |= CSC_KS_INFLIGHT;
-        c->keys[at + count] = link - 1;
-        c->bindings[at + count++] =
-            (csc_binding){.key = key->key,
-                          .parent = key->parent,
-                          .has_parent = atomic_load(&key->state) & CSC_KEY_HAS_PARENT,
-                          .sequence = key->sequence};
-    }
-    c->first_binding[c->write_count + 1] = at + count;
-    return true;
-}
-
-static uint64_t padded(uint64_t bytes)
-{
-    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
-}
-
-/* Room in the buffer for a block; only an empty batch may make the buffer grow. */
-static bool buffer_fits(compaction *c, uint64_t bytes)
-{
-    uint64_t wanted = bytes > BATCH_BYTES ? bytes : BATCH_BYTES;
-
-    if (c->buffer_bytes - c->buffer_used >= bytes)
-        return true;
-    if (c->buffer_used > 0)
-        return false;
-    free(c->buffer);
-    c->buffer = aligned_alloc(PAGE_BYTES, wanted);
-    c->buffer_bytes = c->buffer ? wanted : 0;
-    return c->buffer != NULL;
-}
-
-/* Adds a block to the batch, held busy. False: it is full. Lock held. */
-static bool add_mover(compaction *c, const mover *m)
-{
-    cascade_store *store = c->store;
-    const csc_content_entry *entry = csc_content_at(store, m->number);
-    bool resident = csc_content_has(entry, CSC_CONTENT_RESIDENT);
-    uint64_t bytes = csc_content_bytes(entry);
-    size_t runs = resident ? entry->dram.count : 1;
-    uint32_t i = c->write_count;
-
-    if (i == BATCH_BLOCKS || (!resident && !buffer_fits(c, padded(bytes))) ||
-        !grow(&c->pieces, &c->piece_room, c->piece_count + runs, sizeof *c->pieces) ||
-        !add_keys(c, entry))
-        return false;
-    if (resident) {
-        runs = csc_arena_pieces(store->arena, &entry->dram, 0, bytes, c->pieces + c->piece_count,
-                                c->piece_room - c->piece_count);
-    } else {
-        c->pieces[c->piece_count] = (cascade_piece){c->buffer + c->buffer_used, bytes};
-        c->buffer_used += padded(bytes);
-    }
-    c->by_file[i] = !resident;
-    c->moved[i] = m;
-    c->writes[i] =
-        (csc_tier_write){.content = entry->content,
-                         .binding_count = c->first_binding[i + 1] - c->first_binding[i],
-                         .piece_count = runs,
-                         .written_ns = store->content_states[m->number].used_s * UINT64_C(1000000000)};
-    c->piece_count += runs;
-    c->write_count++;
-    store->content_states[m->number].busy++;
-    return true;
-}
-
-/* Takes movers from `*next` on. */
-static void take_batch(compaction *c, size_t *next)
-{
-    uint64_t bytes = 0;
-    size_t piece = 0;
-
-    c->write_count = 0;
-    c->piece_count = 0;
-    c->buffer_used = 0;
-    c->first_binding[0] = 0;
-    pthread_mutex_lock(&c->store->lock);
-    for (; *next < c->count && bytes < BATCH_BYTES; (*next)++) {
-        const mover *m = &c->movers[*next];
-
-        if (!is_still(c->store, m))
-            continue;
-        if (!add_mover(c, m))
-            break;
-        bytes += csc_content_bytes(csc_content_at(c->store, m->number));
-    }
-    pthread_mutex_unlock(&c->store->lock);
-    for (uint32_t i = 0; i < c->write_count; i++) {
-        c->writes[i].bindings = c->bindings + c->first_binding[i];
-        c->writes[i].pieces = c->pieces + piece;
-        piece += c->writes[i].piece_count;
-    }
-}
-
-/* Reads what dram does not hold. A block that cannot be read has a status, and is left out of writing.
- */
-static void read_batch(compaction *c)
-{
-    for (uint32_t i = 0; i < c->write_count; i++) {
-        csc_tier_write *write = &c->writes[i];
-
-        write->status = 0;
-        if (c->by_file[i])
-            write->status = csc_tier_read_one(c->store->file, &c->moved[i]->place, &write->content, 0,
-                                              write->pieces, write->piece_count);
-    }
-}
-
-static int write_batch(compaction *c)
-{
-    int code = 0;
-
-    for (uint32_t i = 0; i < c->write_count && code == 0; i++)
-        if (c->writes[i].status == 0) {
-            uint32_t end = i + 1;
-
-            while (end < c->write_count && c->writes[end].status == 0)
-                end++;
-            code = c->store->file->ops->write(c->store->file, c->writes + i, end - i);
-            i = end - 1;
-        }
-    csc_mark("compact: copied");
-    if (code == 0)
-        code = c->store->file->ops->sync(c->store->file);
-    csc_mark("compact: synced");
-    return code;
-}
-
-/* The block's only file copy is damaged or gone. Lock held. */
-static void quarantine(cascade_store *store, uint32_t number)
-{
-    static const csc_place nowhere;
-
-    csc_content_set_file(store, number, &nowhere);
-    if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT))
-        csc_content_write_again(store, number);
-    else
-        csc_content_lose(store, number, true);
-}
-
-/* Lock held. */
-static void settle_one(compaction *c, uint32_t i, bool durable)
-{
-    cascade_store *store = c->store;
-    const mover *m = c->moved[i];
-    bool still = is_still(store, m);
-    int status = c->writes[i].status;
-
-    store->content_states[m->number].busy--;
-    for (uint32_t b = c->first_binding[i]; b < c->first_binding[i + 1]; b++) {
-        csc_key_entry *key = csc_key_at(store, c->keys[b]);
-
-        store->key_states[c->keys[b]].flags &= ~(uint32_t)CSC_KS_INFLIGHT;
-        if (durable && status == 0 && (atomic_load(&key->state) & 0xff) == CSC_KEY_BOUND &&
-            key->sequence == c->bindings[b].sequence)
-            key->segment = csc_segment_of(&c->writes[i].place) + 1;
-        /* The old record stays until the segment goes, and a failed copy may be found: a delete has
-         * something to hide either way. */
-        store->key_states[c->keys[b]].flags |= CSC_KS_RECORDED;
-    }
-    if (!still)
-        return;
-    if (durable && status == 0)
-        csc_content_set_file(store, m->number, &c->writes[i].place);
-    else if (status == CASCADE_ECORRUPT || status == CASCADE_MISS)
-        quarantine(store, m->number);
-}
-
-static int move_batch(compaction *c)
-{
-    int code;
-
-    read_batch(c);
-    code = write_batch(c);
-    pthread_mutex_lock(&c->store->lock);
-    for (uint32_t i = 0; i < c->write_count; i++) {
-        int status = c->writes[i].status;
-
-        settle_one(c, i, code == 0);
-        if (code == 0 && status == 0)
-            c->moved_bytes += csc_content_bytes(csc_content_at(c->store, c->moved[i]->number));
-        else if (code == 0 && status != CASCADE_ECORRUPT && status != CASCADE_MISS)
-            code = csc_fail(status, "a block in the segment that is emptied cannot be read now");
-    }
-    csc_mark("compact: published");
-    pthread_cond_broadcast(&c->store->progress);
-    pthread_mutex_unlock(&c->store->lock);
-    return code;
-}
-
-/* ---- the deletes ------------------------------------------------------------------------------------
- */
-
-static int log_deletes(compaction *c)
-{
-    uint32_t where;
-    int code =
-        c->delete_count ? csc_segment_log(c->store->file, c->deletes, c->delete_count, &where) : 0;
-
-    c->delete_count = 0;
-    return code;
-}
-
-/* A tombstone outlives every record that it hides. */
-static int keep_delete(void *context, const csc_log_entry *entry)
-{
-    compaction *c = context;
-
-    if (entry->binding.sequence <= c->hides_below)
-        return 0;
-    if (!c->deletes && !(c->deletes = malloc(DELETES_BATCH * sizeof *c->deletes)))
-        return csc_fail(CASCADE_ENOMEM, "no memory for deletes");
-    c->deletes[c->delete_count++] = *entry;
-    return c->delete_count == DELETES_BATCH ? log_deletes(c) : 0;
-}
-
-static int move_deletes(compaction *c)
-{
-    int code;
-
-    c->hides_below = csc_segment_oldest_bind(c->store->file, c->segment);
-    code = csc_segment_deletes(c->store->file, c->segment, keep_delete, c);
-    if (code == 0)
-        code = log_deletes(c);
-    if (code == 0)
-        code = c->store->file->ops->sync(c->store->file);
-    return code;
-}
-
-/* ---- a whole segment --------------------------------------------------------------------------------
- */
-
-/* Keeps to the rate, and lets the writer's own work go first. */
-static int give_way(compaction *c, uint64_t began_ns)
-{
-    cascade_store *store = c->store;
-    int code = 0;
-
-    for (;;) {
-        uint64_t due_ns = began_ns + (uint64_t)((double)c->moved_bytes * 1e9 /
-                                                (double)store->config.background_rate_bytes);
-
-        if (c->urgent || csc_gc_waits(store))
-            return 0;
-        code = csc_writer_serve(store, due_ns);
-        if (code || csc_clock_ns() >= due_ns)
-            return code;
-    }
-}
-
-static int move_all(compaction *c)
-{
-    uint64_t began_ns = csc_clock_ns();
-    size_t next = 0;
-    int code = find_movers(c);
-
-    while (code == 0 && next < c->count) {
-        size_t from = next;
-
-        take_batch(c, &next);
-        if (c->write_count)
-            code = move_batch(c);
-        else if (next == from)
-            code = csc_fail(CASCADE_ENOMEM, "no memory to move a block");
-        if (code == 0)
-            code = give_way(c, began_ns);
-    }
-    return code;
-}
-
-/* From here no content that was passed may take over a place in the segment from another. */
-static void set_compacting(cascade_store *store, uint32_t segment)
-{
-    pthread_mutex_lock(&store->lock);
-    store->compacting = segment;
-    pthread_mutex_unlock(&store->lock);
-}
-
-int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent)
-{
-    compaction *c = calloc(1, sizeof *c);
-    int code;
+    compactor *c = store->compactor;
 
     if (!c)
-        return csc_fail(CASCADE_ENOMEM, "no memory to empty a segment");
-    c->store = store;
-    c->segment = segment;
-    c->urgent = urgent;
-    set_compacting(store, segment + 1);
-    do {
-        c->count = 0;
-        code = move_all(c);
-    } while (code == 0 && c->count); /* nothing lives there: looked at again */
-    if (code == 0)
-        code = csc_writer_relog(store, segment);
-    if (code == 0)
-        code = move_deletes(c);
-    csc_mark("compact: segment goes");
-    if (code == 0)
-        code = csc_segment_remove(store->file, segment);
-    if (code == 0) {
-        csc_count(&store->counters.compactions, 1);
-        csc_count(&store->counters.compacted_bytes, c->moved_bytes);
-    }
-    set_compacting(store, 0);
-    free(c->movers);
+        return;
+    free(c->numbers);
     free(c->bindings);
     free(c->keys);
-    free(c->pieces);
-    free(c->buffer);
-    free(c->deletes);
+    free(c->memory);
+    free(c->log);
+    free(c->log_keys);
     free(c);
-    return code;
+    store->compactor = NULL;
 }
+
+/* ---- which ---------------------------------------------------------------------------------- */
 
 csc_segment_info *csc_segments(cascade_store *store, size_t *count)
 {
@@ -470,25 +82,407 @@ csc_segment_info *csc_segments(cascade_store *store, size_t *count)
     return infos;
 }
 
-bool csc_compact_choose(cascade_store *store, unsigned dead_pct_min, csc_segment_info *chosen)
+uint64_t csc_segment_dead(const csc_segment_info *info)
+{
+    uint64_t used = info->live_bytes + info->log_bytes + FRAME_BYTES;
+
+    return info->bytes > used ? info->bytes - used : 0;
+}
+
+static bool has_failed(const compactor *c, uint32_t segment)
+{
+    for (unsigned i = 0; i < CSC_COMPACT_FAILED; i++)
+        if (c->failed[i].segment == segment + 1 && c->failed[i].until_ns > csc_clock_ns())
+            return true;
+    return false;
+}
+
+/* Whether it is encrypted with a key that is not the first any more. */
+static bool is_rekeyed(const cascade_store *store, const csc_segment_info *info)
+{
+    return info->key_id != (store->keyring ? csc_keyring_first(store->keyring) : 0);
+}
+
+bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,
+                           const csc_segment_info *info)
+{
+    uint64_t dead = csc_segment_dead(info);
+
+    if (!info->ours || info->open || has_failed(store->compactor, info->segment))
+        return false;
+    switch (which) {
+    case CSC_COMPACT_WORTHY:
+        return info->sealed && (is_rekeyed(store, info) || dead * 100 >= info->bytes * WORTHY_PCT);
+    case CSC_COMPACT_SOMEWHAT:
+        return info->sealed && (is_rekeyed(store, info) || dead * 100 >= info->bytes * SOMEWHAT_PCT);
+    case CSC_COMPACT_ANY_SEALED:
+        return info->sealed;
+    case CSC_COMPACT_ANY:
+        return true;
+    }
+    return false;
+}
+
+bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segment_info *found)
 {
     size_t count;
     csc_segment_info *infos = csc_segments(store, &count);
-    uint64_t key_id = (store->keyring ? csc_keyring_first(store->keyring) : 0);
     double best = -1;
 
     for (size_t i = 0; i < count; i++) {
-        const csc_segment_info *info = &infos[i];
-        double dead = (double)csc_segment_dead(info) / (double)info->bytes;
+        double dead = (double)csc_segment_dead(&infos[i]) / (double)infos[i].bytes;
 
-        if (info->key_id != key_id)
-            dead += 1; /* the key has changed: it goes first, however much of it lives */
-        if (!info->ours || !info->sealed || info->segment + 1 == store->compacting ||
-            dead * 100 < dead_pct_min || dead <= best)
+        if (is_rekeyed(store, &infos[i]))
+            dead += 1; /* goes first, however much of it lives */
+        if (dead <= best || !csc_compact_is_worthy(store, which, &infos[i]))
             continue;
         best = dead;
-        *chosen = *info;
+        *found = infos[i];
     }
     free(infos);
     return best >= 0;
+}
+
+/* Whether so much of the files is dead, or is encrypted with an old key, that something is to be done.
+ */
+bool csc_compact_is_due(cascade_store *store)
+{
+    size_t count;
+    csc_segment_info *infos = csc_segments(store, &count);
+    uint64_t bytes = 0, dead = 0;
+    bool rekeyed = false;
+
+    for (size_t i = 0; i < count; i++) {
+        bytes += infos[i].bytes;
+        if (!infos[i].sealed || !infos[i].ours)
+            continue;
+        rekeyed |= is_rekeyed(store, &infos[i]);
+        dead += csc_segment_dead(&infos[i]);
+    }
+    free(infos);
+    return rekeyed || dead * 100 > bytes * WASTE_PCT;
+}
+
+/* ---- a batch -------------------------------------------------------------------------------- */
+
+static uint64_t padded(uint64_t bytes)
+{
+    return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+}
+
+/* All its binds that are on disk: those recorded elsewhere do no harm here. False: no memory. Lock held.
+ */
+static bool add_bindings(cascade_store *store, compactor *c, uint32_t number)
+{
+    size_t most = c->binding_count + CSC_BINDINGS_MAX;
+
+    if (!csc_grow(&c->bindings, &c->binding_room, most, sizeof *c->bindings) ||
+        !csc_grow(&c->keys, &c->key_room, most, sizeof *c->keys))
+        return false;
+    for (uint32_t link = csc_content_at(store, number)->first_key; link && c->binding_count < most;
+         link = csc_key_at(store, link - 1)->sibling) {
+        const csc_key_entry *key = csc_key_at(store, link - 1);
+
+        if (key->segment == 0)
+            continue;
+        c->keys[c->binding_count] = link - 1;
+        c->bindings[c->binding_count++] = csc_binding_of(key);
+    }
+    return true;
+}
+
+static bool is_still(cascade_store *store, const block *b)
+{
+    const csc_content_entry *entry = csc_content_at(store, b->number);
+
+    return csc_content_has(entry, CSC_CONTENT_LIVE) && csc_content_generation(entry) == b->generation &&
+           memcmp(&entry->file, &b->place, sizeof b->place) == 0;
+}
+
+/* Adds a block to the batch, held busy, if it still lives in the segment. False: there is no room for
+ * it. Lock held. */
+static bool add(cascade_store *store, compactor *c, uint32_t number)
+{
+    const csc_content_entry *entry = csc_content_at(store, number);
+    uint64_t bytes = csc_content_bytes(entry);
+    size_t first = c->binding_count;
+
+    if (!csc_content_has(entry, CSC_CONTENT_LIVE) || !csc_place_is_set(&entry->file) ||
+        csc_segment_of(&entry->file) + 1 != c->segment)
+        return true;
+    if (c->batch_count == CSC_COMPACT_BLOCKS ||
+        (c->batch_count && c->memory_used + padded(bytes) > BATCH_BYTES) ||
+        !add_bindings(store, c, number))
+        return false;
+    c->batch[c->batch_count] = (block){.number = number,
+                                       .generation = csc_content_generation(entry),
+                                       .first_binding = (uint32_t)first,
+                                       .place = entry->file,
+                                       .piece = {NULL, bytes}};
+    c->writes[c->batch_count] = (csc_tier_write){
+        .content = entry->content,
+        .written_ns = store->content_states[number].used_s * SECOND_NS,
+        .binding_count = c->binding_count - first,
+    };
+    c->memory_used += padded(bytes);
+    store->content_states[number].busy++;
+    c->batch_count++;
+    return true;
+}
+
+/* Takes the next blocks of the list. */
+static int take_batch(cascade_store *store, compactor *c)
+{
+    uint32_t before = c->next;
+
+    c->batch_count = 0;
+    c->binding_count = 0;
+    c->memory_used = 0;
+    pthread_mutex_lock(&store->lock);
+    while (c->next < c->count && add(store, c, c->numbers[c->next]))
+        c->next++;
+    pthread_mutex_unlock(&store->lock);
+    return c->next == before ? csc_fail(CASCADE_ENOMEM, "no memory to move a block with") : 0;
+}
+
+/* The bytes cannot be had: as everywhere, the block is a miss from here on, unless dram has it. Lock
+ * held. */
+static void quarantine(cascade_store *store, const block *b, int code)
+{
+    static const csc_place nowhere;
+
+    if (!is_still(store, b))
+        return;
+    csc_content_set_file(store, b->number, &nowhere);
+    if (csc_content_has(csc_content_at(store, b->number), CSC_CONTENT_RESIDENT)) {
+        csc_content_write_again(store, b->number);
+        return;
+    }
+    csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
+    if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
+        csc_count(&store->counters.lost, 1);
+    csc_content_lose(store, b->number, true);
+}
+
+/* Reads the batch and quarantines what is damaged; `*code`: the first read that may be right another
+ * time. */
+static int read_batch(cascade_store *store, compactor *c)
+{
+    uint64_t at = 0;
+    int code = 0;
+
+    if (c->memory_used > c->memory_bytes) {
+        free(c->memory);
+        c->memory_bytes = c->memory_used > BATCH_BYTES ? c->memory_used : BATCH_BYTES;
+        c->memory = aligned_alloc(PAGE_BYTES, c->memory_bytes);
+        if (!c->memory) {
+            c->memory_bytes = 0;
+            return csc_fail(CASCADE_ENOMEM, "no memory to move blocks with");
+        }
+    }
+    for (uint32_t i = 0; i < c->batch_count; i++) {
+        block *b = &c->batch[i];
+
+        b->piece.data = c->memory + at;
+        at += padded(b->piece.bytes);
+        c->reads[i] = (csc_tier_read){
+            .place = b->place, .content = c->writes[i].content, .pieces = &b->piece, .piece_count = 1};
+    }
+    (void)store->file->ops->read(store->file, c->reads, c->batch_count);
+    pthread_mutex_lock(&store->lock);
+    for (uint32_t i = 0; i < c->batch_count; i++) {
+        int status = c->reads[i].status;
+
+        if (status == CASCADE_ECORRUPT || status == CASCADE_MISS)
+            quarantine(store, &c->batch[i], status);
+        else if (status && code == 0)
+            code = csc_fail(status, "a block in the segment that is emptied cannot be read now");
+    }
+    pthread_mutex_unlock(&store->lock);
+    return code;
+}
+
+/* Lock held. */
+static void publish(cascade_store *store, compactor *c, const block *b, const csc_tier_write *write)
+{
+    if (!is_still(store, b))
+        return; /* deleted or damaged: the copy is dead */
+    csc_content_set_file(store, b->number, &write->place);
+    for (size_t i = b->first_binding; i < b->first_binding + write->binding_count; i++) {
+        csc_key_entry *key = csc_key_at(store, c->keys[i]);
+
+        if ((atomic_load(&key->state) & 0xff) == CSC_KEY_BOUND && key->segment &&
+            key->sequence == c->bindings[i].sequence)
+            key->segment = csc_segment_of(&write->place) + 1;
+    }
+    csc_count(&store->counters.compacted_bytes, csc_content_bytes(csc_content_at(store, b->number)));
+}
+
+/* Moves the next blocks. */
+static int move_batch(cascade_store *store, compactor *c)
+{
+    uint32_t count = 0;
+    int code = take_batch(store, c);
+
+    if (code == 0 && c->batch_count)
+        code = read_batch(store, c);
+    for (uint32_t i = 0; i < c->batch_count && code == 0; i++) {
+        if (c->reads[i].status)
+            continue;
+        c->writes[count] = c->writes[i];
+        c->writes[count].bindings = c->bindings + c->batch[i].first_binding;
+        c->writes[count].pieces = &c->batch[i].piece;
+        c->writes[count++].piece_count = 1;
+    }
+    if (code == 0 && count)
+        code = store->file->ops->write(store->file, c->writes, count);
+    csc_mark("compact: copied");
+    if (code == 0 && count)
+        code = store->file->ops->sync(store->file);
+    csc_mark("compact: synced");
+    count = 0;
+    pthread_mutex_lock(&store->lock);
+    for (uint32_t i = 0; i < c->batch_count; i++) {
+        if (code == 0 && c->reads[i].status == 0) {
+            const csc_tier_write *write = &c->writes[count++];
+
+            publish(store, c, &c->batch[i], write);
+            c->written += csc_segment_record_bytes(&write->place, &write->content);
+        }
+        store->content_states[c->batch[i].number].busy--;
+    }
+    pthread_cond_broadcast(&store->progress);
+    pthread_mutex_unlock(&store->lock);
+    csc_mark("compact: published");
+    return code;
+}
+
+/* ---- a segment ------------------------------------------------------------------------------ */
+
+static int list(cascade_store *store, compactor *c)
+{
+    free(c->numbers);
+    c->numbers = NULL;
+    c->count = c->next = 0;
+    return csc_compact_list(store, c->segment - 1, &c->numbers, &c->count);
+}
+
+static void set_leaving(cascade_store *store, uint32_t segment)
+{
+    pthread_mutex_lock(&store->lock);
+    store->segment_leaving = segment;
+    pthread_mutex_unlock(&store->lock);
+}
+
+static void end(cascade_store *store, compactor *c, int code)
+{
+    if (code) {
+        csc_log(CSC_LOG_WARNING, "a segment could not be emptied, it stays: %s", csc_fail_text());
+        c->rest_until_ns = csc_clock_ns() + REST_NS;
+        c->failed[c->failed_next].segment = c->segment;
+        c->failed[c->failed_next].until_ns = csc_clock_ns() + FAILED_NS;
+        c->failed_next = (c->failed_next + 1) % CSC_COMPACT_FAILED;
+    }
+    set_leaving(store, 0);
+    free(c->numbers);
+    c->numbers = NULL;
+    c->count = c->next = 0;
+    c->segment = 0;
+}
+
+static int begin(cascade_store *store, compactor *c, uint32_t segment)
+{
+    int code;
+
+    c->segment = segment + 1;
+    c->written = 0;
+    c->log_count = 0;
+    code = list(store, c);
+    if (code)
+        end(store, c, code);
+    return code;
+}
+
+/* Everything was moved: the rest of what the segment is needed for, then its end. Its blocks are looked
+ * for once more when no other can come to be there. */
+static int finish(cascade_store *store, compactor *c)
+{
+    uint32_t segment = c->segment - 1;
+    int code;
+
+    set_leaving(store, c->segment);
+    code = list(store, c);
+    if (code || c->count)
+        return code;
+    code = csc_compact_move_binds(store, c);
+    /* What else was removed must stay so before a delete is judged by it. */
+    if (code == 0)
+        code = store->file->ops->sync(store->file);
+    if (code == 0)
+        code = csc_compact_move_deletes(store, c);
+    csc_mark("compact: segment goes");
+    if (code == 0)
+        code = csc_segment_remove(store->file, segment);
+    if (code && code != CASCADE_MISS) /* which is: it has gone before */
+        return code;
+    csc_count(&store->counters.compactions, 1);
+    end(store, c, 0);
+    return 0;
+}
+
+/* One batch, or the end of the segment; c->segment becomes 0 with that, and after a failure. */
+static int step(cascade_store *store, compactor *c)
+{
+    int code = c->next < c->count ? move_batch(store, c) : finish(store, c);
+
+    if (code)
+        end(store, c, code);
+    return code;
+}
+
+int csc_compact_segment(cascade_store *store, uint32_t segment)
+{
+    compactor *c = store->compactor;
+    uint32_t begun = c->segment;
+    int code = 0;
+
+    /* One that was begun in the background is ended first. */
+    while (c->segment && code == 0)
+        code = step(store, c);
+    if (code || begun == segment + 1)
+        return code;
+    code = begin(store, c, segment);
+    while (c->segment && code == 0)
+        code = step(store, c);
+    return code;
+}
+
+void csc_compact_retry(cascade_store *store)
+{
+    memset(store->compactor->failed, 0, sizeof store->compactor->failed);
+    store->compactor->rest_until_ns = 0;
+}
+
+void csc_compact_step(cascade_store *store, uint64_t *wake_ns)
+{
+    compactor *c = store->compactor;
+    uint64_t now_ns = csc_clock_ns(), before;
+    csc_segment_info found;
+    int code = 0;
+
+    *wake_ns = c->rest_until_ns > c->next_ns ? c->rest_until_ns : c->next_ns;
+    if (now_ns < *wake_ns)
+        return;
+    *wake_ns = UINT64_MAX;
+    if (!c->segment) {
+        if (!csc_compact_is_due(store) || !csc_compact_choose(store, CSC_COMPACT_WORTHY, &found))
+            return;
+        code = begin(store, c, found.segment);
+    }
+    before = c->written;
+    if (code == 0)
+        code = step(store, c);
+    c->next_ns = now_ns + (uint64_t)((double)(c->written - before) * (double)SECOND_NS /
+                                     (double)store->config.background_rate_bytes);
+    *wake_ns = code ? c->rest_until_ns : c->next_ns;
 }

@@ -39,8 +39,7 @@ static int adopt(cascade_store *store, uint64_t tenant, const cascade_id *id, co
         binding.sequence = csc_next_sequence(store);
         code = csc_key_bind(store, &binding, content, 0, &number);
         if (code == 0) {
-            csc_policy_set_shared(store->policy, content,
-                                  csc_content_at(store, content)->references > 1);
+            csc_content_note_shared(store, content);
             csc_log_push(store, number);
         }
     }

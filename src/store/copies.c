@@ -4,21 +4,15 @@
  * payload behind it: a sync failed there, or the power went, and the block was written again elsewhere.
  * Such a copy is read before it is trusted, if there is another; that is rare, and few bytes.
  */
+#include "base/grow.h"
 #include "store/store_private.h"
 
 #include <stdlib.h>
 
 bool csc_copies_note(csc_copies *copies, uint32_t number, const csc_place *place)
 {
-    if (copies->count == copies->room) {
-        size_t room = copies->room ? 2 * copies->room : 64;
-        csc_twin *grown = realloc(copies->items, room * sizeof *grown);
-
-        if (!grown)
-            return false;
-        copies->items = grown;
-        copies->room = room;
-    }
+    if (!csc_grow(&copies->items, &copies->room, copies->count + 1, sizeof *copies->items))
+        return false;
     copies->items[copies->count++] = (csc_twin){number, *place};
     return true;
 }
@@ -50,7 +44,7 @@ void csc_copies_check(cascade_store *store, csc_copies *copies)
 
         if (csc_place_is_set(&csc_content_at(store, copy->number)->file) &&
             !is_whole(store, copy->number, &buffer, &room))
-            csc_content_set_file(store, copy->number, &copy->place);
+            csc_content_at(store, copy->number)->file = copy->place; /* nothing counts either yet */
     }
     free(buffer);
     free(copies->items);

@@ -7,6 +7,7 @@
  * after.
  */
 #include "base/fail.h"
+#include "base/grow.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "store/store_private.h"
@@ -16,30 +17,10 @@
 
 #define BUCKETS_FIRST 1024u
 
-/* ---- growing arrays ------------------------------------------------------------------------- */
-
-static bool grow_array(void **items, uint32_t *room, uint32_t wanted, size_t bytes)
-{
-    uint64_t grown = *room ? *room : 1024;
-    char *moved;
-
-    if (wanted <= *room)
-        return true;
-    while (grown < wanted)
-        grown *= 2;
-    moved = realloc(*items, grown * bytes);
-    if (!moved)
-        return false;
-    memset(moved + *room * bytes, 0, (grown - *room) * bytes);
-    *items = moved;
-    *room = (uint32_t)grown;
-    return true;
-}
-
 static void push_number(csc_numbers *numbers, uint32_t number)
 {
     /* Out of memory loses a free entry until the next open, no more. */
-    if (grow_array((void **)&numbers->items, &numbers->room, numbers->count + 1, sizeof *numbers->items))
+    if (csc_grow(&numbers->items, &numbers->room, numbers->count + 1, sizeof *numbers->items))
         numbers->items[numbers->count++] = number;
 }
 
@@ -48,8 +29,7 @@ void csc_retire(cascade_store *store, csc_retirees *retirees, uint32_t number)
     /* Readers that began in this epoch or before may still stand on the entry. */
     uint64_t epoch = atomic_fetch_add(&store->index.header->epoch, 1);
 
-    if (grow_array((void **)&retirees->items, &retirees->room, retirees->count + 1,
-                   sizeof *retirees->items))
+    if (csc_grow(&retirees->items, &retirees->room, retirees->count + 1, sizeof *retirees->items))
         retirees->items[retirees->count++] = (csc_retired){epoch, number};
 }
 
@@ -111,48 +91,69 @@ uint64_t csc_next_sequence(cascade_store *store)
 
 /* ---- prefix edges: resident children ---------------------------------------------------------- */
 
-static void edge_up(cascade_store *store, uint32_t number)
+/* Two forests: of what is in dram, and of what has a file copy. */
+static uint32_t edge_flag(unsigned tier)
+{
+    return tier == CASCADE_TIER_DRAM ? CSC_KS_EDGE : CSC_KS_FILE_EDGE;
+}
+
+static int count_children(cascade_store *store, unsigned tier, uint32_t content, int by)
+{
+    csc_policy *policy = tier == CASCADE_TIER_DRAM ? store->policy : store->file_policy;
+
+    return policy ? csc_policy_children(policy, content, by) : 0;
+}
+
+static void edge_up(cascade_store *store, uint32_t number, unsigned tier)
 {
     csc_key_entry *entry = csc_key_at(store, number);
     csc_key_state *state = &store->key_states[number];
     bool lost = false;
 
-    if ((state->flags & CSC_KS_EDGE) || !(atomic_load(&entry->state) & CSC_KEY_HAS_PARENT))
+    if ((state->flags & edge_flag(tier)) || !(atomic_load(&entry->state) & CSC_KEY_HAS_PARENT))
         return;
     if (state->parent == CSC_NUMBER_NONE ||
         store->key_states[state->parent].generation != state->parent_generation) {
+        /* With the parent's entry went what was counted there, in the other forest too. */
+        state->flags &= ~(uint32_t)(CSC_KS_EDGE | CSC_KS_FILE_EDGE);
         state->parent = csc_index_find(&store->index, &entry->parent,
                                        csc_index_key_hash(&store->index, &entry->parent), &lost);
         if (state->parent == CSC_NUMBER_NONE)
             return;
         state->parent_generation = store->key_states[state->parent].generation;
     }
-    if (csc_policy_children(store->policy, atomic_load(&csc_key_at(store, state->parent)->content), 1) !=
-        0)
+    if (count_children(store, tier, atomic_load(&csc_key_at(store, state->parent)->content), 1) != 0)
         return;
-    store->key_states[state->parent].children++;
-    state->flags |= CSC_KS_EDGE;
+    store->key_states[state->parent].children[tier]++;
+    state->flags |= edge_flag(tier);
 }
 
-static void edge_down(cascade_store *store, uint32_t number)
+static void edge_down(cascade_store *store, uint32_t number, unsigned tier)
 {
     csc_key_state *state = &store->key_states[number];
 
-    if (!(state->flags & CSC_KS_EDGE))
+    if (!(state->flags & edge_flag(tier)))
         return;
-    state->flags &= ~(uint32_t)CSC_KS_EDGE;
+    state->flags &= ~edge_flag(tier);
     if (store->key_states[state->parent].generation != state->parent_generation ||
-        store->key_states[state->parent].children == 0)
+        store->key_states[state->parent].children[tier] == 0)
         return;
-    store->key_states[state->parent].children--;
-    csc_policy_children(store->policy, atomic_load(&csc_key_at(store, state->parent)->content), -1);
+    store->key_states[state->parent].children[tier]--;
+    count_children(store, tier, atomic_load(&csc_key_at(store, state->parent)->content), -1);
 }
 
-static void edges(cascade_store *store, uint32_t content, void (*change)(cascade_store *, uint32_t))
+static void edges(cascade_store *store, uint32_t content, unsigned tier,
+                  void (*change)(cascade_store *, uint32_t, unsigned))
 {
     for (uint32_t link = csc_content_at(store, content)->first_key; link;
          link = csc_key_at(store, link - 1)->sibling)
-        change(store, link - 1);
+        change(store, link - 1, tier);
+}
+
+/* Whether the file forest is kept: while a store is opened it is not yet. */
+static bool has_file_forest(const cascade_store *store)
+{
+    return store->file && (store->file_policy || store->config.file_age_s);
 }
 
 /* What is linked must be found: if it is not, nothing the lists say can be trusted any more. */
@@ -181,8 +182,8 @@ int csc_content_make(cascade_store *store, const csc_content *content, uint32_t 
 
         if (code)
             return code;
-        if (!grow_array((void **)&store->content_states, &store->content_states_room,
-                        store->contents_made + 1, sizeof *store->content_states))
+        if (!csc_grow(&store->content_states, &store->content_states_room, store->contents_made + 1,
+                      sizeof *store->content_states))
             return csc_fail(CASCADE_ENOMEM, "no memory for the index");
         made = store->contents_made++;
     }
@@ -223,11 +224,8 @@ void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place
     csc_content_entry *entry = csc_content_at(store, number);
     bool had = csc_place_is_set(&entry->file), has = csc_place_is_set(place);
 
-    /* While the store is opened there is no tier to tell yet; settle_contents does it after. */
     if (had && store->file)
         store->file->ops->drop(store->file, &entry->file, &entry->content);
-    if (has && store->file)
-        store->file->ops->retain(store->file, place, &entry->content);
     entry->file = *place;
     if (has && !had) {
         store->file_count++;
@@ -236,6 +234,47 @@ void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place
         store->file_count--;
         store->file_bytes -= csc_content_bytes(entry);
     }
+    if (!store->file)
+        return; /* csc_content_found_in_file makes up for it */
+    if (has)
+        store->file->ops->retain(store->file, place, &entry->content);
+    if (had == has || !has_file_forest(store))
+        return;
+    edges(store, number, CASCADE_TIER_FILE, has ? edge_up : edge_down);
+    if (store->file_policy && !has)
+        csc_policy_evict(store->file_policy, number);
+    /* Without memory for it the block stays until it is deleted. */
+    if (store->file_policy && has)
+        (void)csc_policy_insert(store->file_policy, number, csc_content_bytes(entry), false,
+                                entry->references > 1);
+}
+
+void csc_content_found_in_file(cascade_store *store, uint32_t number)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+
+    store->file->ops->retain(store->file, &entry->file, &entry->content);
+    if (!has_file_forest(store))
+        return;
+    edges(store, number, CASCADE_TIER_FILE, edge_up);
+    if (!store->file_policy)
+        return;
+    csc_policy_tick(store->file_policy); /* so that those found first are the oldest */
+    (void)csc_policy_insert(store->file_policy, number, csc_content_bytes(entry), false,
+                            entry->references > 1);
+}
+
+bool csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to)
+{
+    static const csc_place nowhere;
+    csc_place place = csc_content_at(store, from)->file;
+
+    if (csc_segment_of(&place) + 1 == store->segment_leaving)
+        return false;
+    csc_content_set_file(store, from, &nowhere);
+    csc_content_set_file(store, to, &place);
+    store->content_states[to].used_s = store->content_states[from].used_s;
+    return true;
 }
 
 /* The last key is gone. */
@@ -262,6 +301,8 @@ void csc_content_drop(cascade_store *store, uint32_t number)
     }
     csc_policy_forget(store->policy, number);
     csc_content_set_file(store, number, &nowhere);
+    if (store->file_policy)
+        csc_policy_forget(store->file_policy, number);
     csc_dirty_remove(store, number);
     store->content_count--;
     store->content_bytes -= csc_content_bytes(entry);
@@ -273,9 +314,7 @@ void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones)
     uint32_t link;
 
     while ((link = csc_content_at(store, number)->first_key) != 0) {
-        uint32_t segment = csc_key_at(store, link - 1)->segment;
-        bool needed = tombstones && csc_key_is_on_disk(store, link - 1) &&
-                      (segment == 0 || segment != store->segment_leaving);
+        bool needed = tombstones && csc_key_is_on_disk(store, link - 1);
 
         csc_key_unbind(store, link - 1, needed ? csc_next_sequence(store) : 0);
     }
@@ -314,16 +353,26 @@ uint32_t csc_content_equal(cascade_store *store, uint32_t number)
     return CSC_NUMBER_NONE;
 }
 
+void csc_content_note_shared(cascade_store *store, uint32_t number)
+{
+    bool shared = csc_content_at(store, number)->references > 1;
+
+    csc_policy_set_shared(store->policy, number, shared);
+    if (store->file_policy)
+        csc_policy_set_shared(store->file_policy, number, shared);
+}
+
 void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to)
 {
     csc_content_entry *loser = csc_content_at(store, from), *winner = csc_content_at(store, to);
-    bool resident = csc_content_has(winner, CSC_CONTENT_RESIDENT);
+    bool is_in[CASCADE_TIER_COUNT] = {csc_content_has(winner, CSC_CONTENT_RESIDENT),
+                                      csc_place_is_set(&winner->file) && has_file_forest(store)};
 
-    edges(store, from, edge_down);
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++)
+        edges(store, from, tier, edge_down);
     while (loser->first_key) {
         uint32_t number = loser->first_key - 1;
         csc_key_entry *entry = csc_key_at(store, number);
-        int children = (int)store->key_states[number].children;
 
         loser->first_key = entry->sibling;
         entry->sibling = winner->first_key;
@@ -333,18 +382,22 @@ void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to)
         csc_mark("merge: key moved");
         loser->references--;
         winner->references++;
-        if (children) {
-            csc_policy_children(store->policy, from, -children);
-            csc_policy_children(store->policy, to, children);
+        for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++) {
+            int children = (int)store->key_states[number].children[tier];
+
+            if (children) {
+                count_children(store, tier, from, -children);
+                count_children(store, tier, to, children);
+            }
+            if (is_in[tier])
+                edge_up(store, number, tier);
         }
-        if (resident)
-            edge_up(store, number);
         if (entry->segment == 0)
             csc_log_push(store, number);
     }
     if (atomic_load(&loser->lease) > atomic_load(&winner->lease))
         atomic_store(&winner->lease, atomic_load(&loser->lease));
-    csc_policy_set_shared(store->policy, to, winner->references > 1);
+    csc_content_note_shared(store, to);
     csc_content_drop(store, from);
     csc_count(&store->counters.dedup_blocks, 1);
 }
@@ -357,7 +410,7 @@ void csc_content_now_resident(cascade_store *store, uint32_t number, bool refuse
     atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
     store->resident_count++;
     store->resident_bytes += bytes;
-    edges(store, number, edge_up);
+    edges(store, number, CASCADE_TIER_DRAM, edge_up);
     if (!refused && csc_policy_insert(store->policy, number, bytes, tail, entry->references > 1) == 0)
         return;
     /* Not in the policy's care: leaves in the order it came. */
@@ -381,7 +434,7 @@ bool csc_content_evict(cascade_store *store, uint32_t number)
         return false;
     }
     csc_content_used(store, number);
-    edges(store, number, edge_down);
+    edges(store, number, CASCADE_TIER_DRAM, edge_down);
     csc_policy_evict(store->policy, number);
     store->resident_count--;
     store->resident_bytes -= csc_content_bytes(entry);
@@ -414,8 +467,8 @@ int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t cont
 
         if (code)
             return code;
-        if (!grow_array((void **)&store->key_states, &store->key_states_room, store->keys_made + 1,
-                        sizeof *store->key_states))
+        if (!csc_grow(&store->key_states, &store->key_states_room, store->keys_made + 1,
+                      sizeof *store->key_states))
             return csc_fail(CASCADE_ENOMEM, "no memory for the index");
         number = store->keys_made++;
     }
@@ -438,7 +491,9 @@ int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t cont
     store->named_bytes += csc_content_bytes(target);
     grow_buckets(store, &store->index.key_list, CSC_REGION_KEY_BUCKETS, store->key_count);
     if (csc_content_has(target, CSC_CONTENT_RESIDENT))
-        edge_up(store, number);
+        edge_up(store, number, CASCADE_TIER_DRAM);
+    if (csc_place_is_set(&target->file) && has_file_forest(store))
+        edge_up(store, number, CASCADE_TIER_FILE);
     *result = number;
     return 0;
 }
@@ -452,10 +507,12 @@ void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_se
 
     /* Its children stay and may be found under it again: a later put must look for circles. */
     csc_want_parent(store, &entry->key);
-    edge_down(store, number);
-    if (store->key_states[number].children)
-        csc_policy_children(store->policy, content, -(int)store->key_states[number].children);
-    store->key_states[number].children = 0;
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++) {
+        edge_down(store, number, tier);
+        if (store->key_states[number].children[tier])
+            count_children(store, tier, content, -(int)store->key_states[number].children[tier]);
+        store->key_states[number].children[tier] = 0;
+    }
     store->key_states[number].generation++; /* its children find their parent anew */
     if (tombstone_sequence)
         entry->sequence = tombstone_sequence;
@@ -472,7 +529,7 @@ void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_se
     if (--target->references == 0)
         csc_content_drop(store, content);
     else
-        csc_policy_set_shared(store->policy, content, target->references > 1);
+        csc_content_note_shared(store, content);
     if (tombstone_sequence) {
         entry->segment = 0;
         csc_log_push(store, number);

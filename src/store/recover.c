@@ -8,6 +8,7 @@
  */
 #include "base/clock.h"
 #include "base/fail.h"
+#include "base/grow.h"
 #include "base/log.h"
 #include "base/mark.h"
 #include "store/store_private.h"
@@ -16,13 +17,6 @@
 #include <string.h>
 
 /* ---- the arena ------------------------------------------------------------------------------- */
-
-static int grow_states(void **items, uint32_t *room, uint32_t count, size_t bytes)
-{
-    *items = calloc(count ? count : 1, bytes);
-    *room = count;
-    return *items ? 0 : csc_fail(CASCADE_ENOMEM, "no memory for the index");
-}
 
 /* Not a block (any more). Its pages are free, unless a reader that lives still looks at them. */
 static void bury(cascade_store *store, uint32_t number)
@@ -95,12 +89,10 @@ static int set_aside(cascade_store *store, uint32_t number)
     atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_FILLING);
     if (is_sane(&entry->content) && extents.count &&
         csc_arena_claim(store->arena, &extents, csc_content_bytes(entry)) == 0) {
-        csc_extents *grown = realloc(store->set_aside, (store->set_aside_count + 1) * sizeof *grown);
-
-        if (!grown)
+        if (!csc_grow(&store->set_aside, &store->set_aside_room, store->set_aside_count + 1,
+                      sizeof *store->set_aside))
             return csc_fail(CASCADE_ENOMEM, "no memory for the index");
-        store->set_aside = grown;
-        grown[store->set_aside_count++] = extents;
+        store->set_aside[store->set_aside_count++] = extents;
     }
     adopt_content(store, number);
     return 0;
@@ -108,7 +100,7 @@ static int set_aside(cascade_store *store, uint32_t number)
 
 void csc_recover_end_grace(cascade_store *store)
 {
-    for (uint32_t i = 0; i < store->set_aside_count; i++)
+    for (size_t i = 0; i < store->set_aside_count; i++)
         csc_arena_free(store->arena, &store->set_aside[i]);
     store->set_aside_count = 0;
     pthread_cond_broadcast(&store->progress);
@@ -192,17 +184,15 @@ int csc_recover_arena(cascade_store *store)
 {
     const csc_arena_header *header = store->index.header;
     uint64_t sequence = 0;
-    int code;
+    int code = 0;
 
     store->keys_made = atomic_load(&header->used[CSC_REGION_KEYS]);
     store->contents_made = atomic_load(&header->used[CSC_REGION_CONTENTS]);
-    code = grow_states((void **)&store->key_states, &store->key_states_room, store->keys_made,
-                       sizeof *store->key_states);
-    if (code == 0)
-        code = grow_states((void **)&store->content_states, &store->content_states_room,
-                           store->contents_made, sizeof *store->content_states);
-    if (code)
-        return code;
+    if (!csc_grow(&store->key_states, &store->key_states_room, store->keys_made,
+                  sizeof *store->key_states) ||
+        !csc_grow(&store->content_states, &store->content_states_room, store->contents_made,
+                  sizeof *store->content_states))
+        return csc_fail(CASCADE_ENOMEM, "no memory for the index");
     store->places_then_count = store->contents_made;
     store->places_then = calloc(store->contents_made + 1, sizeof *store->places_then);
     if (!store->places_then)
@@ -511,7 +501,7 @@ static void settle_contents(cascade_store *store)
         if (!csc_content_has(entry, CSC_CONTENT_LIVE))
             continue;
         if (csc_place_is_set(&entry->file))
-            store->file->ops->retain(store->file, &entry->file, &entry->content);
+            csc_content_found_in_file(store, number);
         if (entry->references == 0) {
             /* Not counted as resident yet. */
             atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);

@@ -159,8 +159,10 @@ static bool leave_to_readers(cascade_store *store, uint32_t number)
     csc_content content = csc_content_at(store, number)->content;
     uint32_t made;
 
-    if (csc_segment_of(&place) + 1 == store->compacting)
-        return csc_fail(CASCADE_EAGAIN, "its file copy is being moved") == 0;
+    if (csc_segment_of(&place) + 1 == store->segment_leaving) {
+        csc_fail(CASCADE_EAGAIN, "its file copy is being moved");
+        return false;
+    }
     if (csc_content_make(store, &content, &made) != 0)
         return false;
     csc_content_set_file(store, made, &place);

@@ -56,18 +56,6 @@ static void copy_counters(const csc_counters *counters, cascade_stats *stats)
     }
 }
 
-static uint64_t live_bytes(cascade_store *store)
-{
-    size_t count;
-    csc_segment_info *infos = csc_segments(store, &count);
-    uint64_t bytes = 0;
-
-    for (size_t i = 0; i < count; i++)
-        bytes += infos[i].live_bytes;
-    free(infos);
-    return bytes;
-}
-
 int cascade_store_stats(cascade_store *store, cascade_stats *result)
 {
     cascade_stats stats = {.struct_bytes = sizeof stats};
@@ -92,7 +80,7 @@ int cascade_store_stats(cascade_store *store, cascade_stats *result)
     stats.file_direct = csc_segment_is_direct(store->file);
     stats.file_encrypted = store->keyring != NULL;
     stats.file_striped = csc_segment_is_striped(store->file);
-    stats.file_live_bytes = live_bytes(store);
+    stats.file_live_bytes = csc_segment_live_bytes(store->file);
     stats.recycled_segments = csc_segment_recycled(store->file);
     csc_io_get_facts(store->io, &facts);
     stats.file_uring = facts.uring;

@@ -212,6 +212,7 @@ static void destroy(cascade_store *store, bool keep_arena, bool forked)
     csc_io_destroy(&io); /* waits for transfers past their deadline: they write to the arena's pages */
     unregister_store(store, keep_arena);
     csc_policy_destroy(&store->policy);
+    csc_policy_destroy(&store->file_policy);
     csc_touch_destroy(&store->touch);
     csc_entries_destroy(store);
     csc_writer_destroy(store);
@@ -225,10 +226,10 @@ static void destroy(cascade_store *store, bool keep_arena, bool forked)
     free(store);
 }
 
-/* About how many blocks dram holds: the policy's ghost list follows it. */
-static uint32_t capacity_guess(const cascade_store *store)
+/* About how many blocks a tier holds: the policy's ghost list follows it. */
+static uint32_t capacity_guess(const cascade_store *store, uint64_t bytes)
 {
-    uint64_t pages = store->config.settings.dram_bytes / store->config.settings.page_bytes;
+    uint64_t pages = bytes / store->config.settings.page_bytes;
 
     return (uint32_t)(pages < UINT32_MAX / 32 ? pages : UINT32_MAX / 32);
 }
@@ -255,7 +256,11 @@ static int open_arena(cascade_store *store, bool *taken_over)
     csc_slots_attach(&store->slots, csc_arena_base(store->arena), 0, &store->slots_high);
     code = csc_policy_kind_parse(store->config.settings.policy, &kind);
     if (code == 0)
-        code = csc_policy_create(kind, capacity_guess(store), store->index.hash_seed, &store->policy);
+        code = csc_policy_create(kind, capacity_guess(store, store->config.settings.dram_bytes),
+                                 store->index.hash_seed, &store->policy);
+    if (code == 0 && store->config.settings.file_budget_bytes)
+        code = csc_policy_create(kind, capacity_guess(store, store->config.settings.file_budget_bytes),
+                                 store->index.hash_seed, &store->file_policy);
     if (code == 0)
         code = csc_touch_init(&store->touch);
     if (code == 0 && !(store->load_ring = calloc(CSC_LOAD_RING, sizeof *store->load_ring)))

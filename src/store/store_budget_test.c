@@ -131,11 +131,11 @@ static void binds_to_what_was_dropped(void *context)
     for (uint64_t i = 0; i < 20; i++)
         ST_CHECK(st_put(store, i, i, BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
     ST_CHECK(st_put(store, 5001, 5000, BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
-    for (uint64_t i = 100; i < 135; i++)
+    for (uint64_t i = 100; i < 175; i++)
         ST_CHECK(st_put(store, i, i, BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
     ST_CHECK(st_get(store, 5000, 5000, BLOCK, 0) == CASCADE_MISS);
     ST_CHECK(st_get(store, 5001, 5000, BLOCK, 0) == CASCADE_MISS);
-    ST_CHECK(st_delete(store, 134) == 0);
+    ST_CHECK(st_delete(store, 174) == 0);
     raise(SIGKILL);
 }
 
@@ -152,7 +152,7 @@ static void a_dropped_block_is_not_a_lost_one(void **state)
         assert_int_equal(st_stats(store).lost, 0);
         for (uint64_t key = 5000; key < 5002; key++)
             assert_int_equal(st_get(store, key, 5000, BLOCK, 0), CASCADE_MISS);
-        for (uint64_t i = 120; i < 134; i++)
+        for (uint64_t i = 160; i < 174; i++)
             assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
         assert_int_equal(st_stats(store).lost, 0);
         for (uint64_t i = 0; i < 200; i++)
@@ -197,7 +197,7 @@ static _Atomic int marked;
 
 static void delete_once(const char *name)
 {
-    if (strcmp(name, "budget: segment goes") == 0 && atomic_exchange(&marked, 1) == 0)
+    if (strcmp(name, "compact: segment goes") == 0 && atomic_exchange(&marked, 1) == 0)
         ST_CHECK(st_delete(marked_store, 7000) == 0);
 }
 

@@ -69,44 +69,29 @@ static void every_policy_keeps_everything(void **state)
 /* ---- prefixes ---------------------------------------------------------------------------------------
  */
 
-static int put_child(cascade_store *store, uint64_t key, uint64_t parent, size_t bytes)
-{
-    uint8_t *memory = malloc(bytes);
-    const cascade_piece k = {memory, bytes};
-    cascade_put put = {
-        .key = st_key(key), .parent = st_key(parent), .has_parent = true, .block = {&k, 1, NULL, 0}};
-    int code;
-
-    assert_non_null(memory);
-    st_fill(memory, bytes, key);
-    code = cascade_block_put(store, &put, 0);
-    free(memory);
-    return code;
-}
-
 static void circles_are_refused(void **state)
 {
     cascade_store *store = st_open();
     cascade_info info;
 
     (void)state;
-    assert_int_equal(put_child(store, 1, 1, 100), CASCADE_EINVAL);
-    assert_int_equal(put_child(store, 1, 2, 100), 0); /* its parent comes later */
-    assert_int_equal(put_child(store, 2, 3, 100), 0);
-    assert_int_equal(put_child(store, 3, 4, 100), 0);
-    assert_int_equal(put_child(store, 4, 1, 100), CASCADE_EINVAL);
+    assert_int_equal(st_put_child(store, 1, 1, 100), CASCADE_EINVAL);
+    assert_int_equal(st_put_child(store, 1, 2, 100), 0); /* its parent comes later */
+    assert_int_equal(st_put_child(store, 2, 3, 100), 0);
+    assert_int_equal(st_put_child(store, 3, 4, 100), 0);
+    assert_int_equal(st_put_child(store, 4, 1, 100), CASCADE_EINVAL);
     assert_int_equal(st_get(store, 4, 4, 100, 0), CASCADE_MISS);
-    assert_int_equal(put_child(store, 4, 5, 100), 0);
+    assert_int_equal(st_put_child(store, 4, 5, 100), 0);
     assert_int_equal(st_delete(store, 2), 0); /* 3 and 1 stay; 1 names 2, whoever that will be */
-    assert_int_equal(put_child(store, 2, 1, 100), CASCADE_EINVAL);
+    assert_int_equal(st_put_child(store, 2, 1, 100), CASCADE_EINVAL);
     info = st_info(store, 1);
     assert_true(info.has_parent);
     assert_memory_equal(&info.parent, (cascade_key[]){st_key(2)}, sizeof info.parent);
     st_close(&store);
     store = st_open();
-    assert_int_equal(put_child(store, 2, 1, 100), CASCADE_EINVAL); /* also known after a reopen */
-    assert_int_equal(put_child(store, 5, 3, 100), CASCADE_EINVAL);
-    assert_int_equal(put_child(store, 2, 3, 100), 0);
+    assert_int_equal(st_put_child(store, 2, 1, 100), CASCADE_EINVAL); /* also known after a reopen */
+    assert_int_equal(st_put_child(store, 5, 3, 100), CASCADE_EINVAL);
+    assert_int_equal(st_put_child(store, 2, 3, 100), 0);
     st_close(&store);
 }
 
@@ -135,7 +120,8 @@ static void only_leaves_leave(void **state)
                 uint64_t at = backwards ? LENGTH - 1 - i : i;
 
                 assert_int_equal(
-                    put_child(store, chain * 100 + at, at ? chain * 100 + at - 1 : 99999, BLOCK / 4), 0);
+                    st_put_child(store, chain * 100 + at, at ? chain * 100 + at - 1 : 99999, BLOCK / 4),
+                    0);
             }
             assert_int_equal(cascade_store_flush(store), 0);
             /* A child that came before its parent is not counted as one until it is loaded again. */
@@ -162,7 +148,7 @@ static void match_counts_the_leading_run(void **state)
     (void)state;
     for (uint64_t i = 0; i < LENGTH; i++) {
         keys[i] = st_key(i);
-        assert_int_equal(put_child(store, i, i ? i - 1 : 99999, 12000), 0); /* more than dram holds */
+        assert_int_equal(st_put_child(store, i, i ? i - 1 : 99999, 12000), 0); /* more than dram holds */
     }
     assert_int_equal(cascade_prefix_match(store, keys, LENGTH, &matched), 0);
     assert_int_equal(matched, LENGTH);

@@ -36,9 +36,8 @@
 #define CSC_PARENTS_WANTED_WORDS (1u << 17)
 #define CSC_LOAD_RING            4096u
 #define CSC_RECORD_EXTRA_BYTES   UINT64_C(16384) /* headers and padding of a block on disk at most */
-#define CSC_SEGMENT_FRAME_BYTES                                                                         \
-    UINT64_C(16384) /* of a segment that is not large: header, index, trailer */
-#define CSC_PINS_MAX (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
+#define CSC_SCAN_STEP            4096u           /* entries looked at in one go under the lock */
+#define CSC_PINS_MAX             (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
 
 /** Options after environment, settings and defaults. */
 typedef struct csc_store_config {
@@ -62,21 +61,22 @@ typedef struct csc_store_config {
 } csc_store_config;
 
 enum {
-    CSC_KS_EDGE = 1,     /* counted as a resident child of `parent` */
-    CSC_KS_INFLIGHT = 2, /* its binding is on its way to disk */
-    CSC_KS_LOGGED = 4,   /* waits in the log queue */
-    CSC_KS_RECORDED = 8  /* a record older than `sequence`, or a failed one, may be on disk: a delete has
-                            to hide it */
+    CSC_KS_EDGE = 1,       /* counted as a resident child of `parent` */
+    CSC_KS_INFLIGHT = 2,   /* its binding is on its way to disk */
+    CSC_KS_LOGGED = 4,     /* waits in the log queue */
+    CSC_KS_FILE_EDGE = 16, /* counted as a child of `parent` that has a file copy */
+    CSC_KS_RECORDED = 8 /* a record older than `sequence`, or a failed one, may be on disk: a delete has
+                           to hide it */
 };
 
 /** What the owner knows of a key beyond the arena. */
 typedef struct csc_key_state {
-    uint32_t parent;            /* key number, CSC_NUMBER_NONE when not known */
-    uint32_t parent_generation; /* of that number */
-    uint32_t generation;        /* of this number: changes at free */
-    uint32_t children;          /* resident children by edges */
-    uint64_t ticket;            /* of its place in the log queue */
-    uint32_t queue_next;        /* log queue: number + 1 */
+    uint32_t parent;                       /* key number, CSC_NUMBER_NONE when not known */
+    uint32_t parent_generation;            /* of that number */
+    uint32_t generation;                   /* of this number: changes at free */
+    uint32_t children[CASCADE_TIER_COUNT]; /* by edges: resident, and with a file copy */
+    uint64_t ticket;                       /* of its place in the log queue */
+    uint32_t queue_next;                   /* log queue: number + 1 */
     uint32_t flags;
 } csc_key_state;
 
@@ -121,11 +121,11 @@ typedef struct csc_retired {
 /** A growing array of numbers or retired entries. */
 typedef struct csc_numbers {
     uint32_t *items;
-    uint32_t count, room;
+    size_t count, room;
 } csc_numbers;
 typedef struct csc_retirees {
     csc_retired *items;
-    uint32_t count, room;
+    size_t count, room;
 } csc_retirees;
 
 /** Counters, bumped with relaxed order from anywhere. */
@@ -164,9 +164,10 @@ struct cascade_store {
     pthread_cond_t progress; /* a digest, a durable block, free room, a finished load */
 
     csc_policy *policy;
+    csc_policy *file_policy; /* of what has a file copy; NULL: there is no budget */
     csc_key_state *key_states;
     csc_content_state *content_states;
-    uint32_t key_states_room, content_states_room;
+    size_t key_states_room, content_states_room;
     uint32_t keys_made, contents_made; /* entries ever used */
     csc_numbers keys_free, contents_free;
     csc_retirees keys_retired, contents_retired;
@@ -182,11 +183,8 @@ struct cascade_store {
     uint32_t dirty_head, dirty_tail; /* number + 1 */
     uint64_t ticket;                 /* last given */
     uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
-    uint32_t compacting;             /* 1 + index of the segment that is being emptied */
     struct csc_gc *gc;               /* a gc that waits for the writer, or is under way */
-    uint64_t aged_ns;                /* when blocks were last dropped for their age */
-    uint64_t compact_after_ns;       /* after a failure: not before */
-    uint32_t segment_leaving;        /* 1 + index of the segment that is being dropped, 0: none */
+    uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
     int file_error;                  /* of the last failed round while degraded, else 0 */
@@ -195,6 +193,7 @@ struct cascade_store {
     uint32_t hashing;              /* contents with a worker */
     uint64_t hash_taken;           /* contents that left the hash queue and the workers, ever */
     struct csc_write_round *round; /* the writer's */
+    struct csc_compactor *compactor;
     bool stopping;
     bool closing;           /* a full file budget drops rather than keeps dirty */
     csc_place *places_then; /* while a store is opened: places that the dead owner had published */
@@ -203,7 +202,7 @@ struct cascade_store {
     uint32_t load_head, load_tail;
     uint64_t ahead_left;    /* bytes that the match being noted may still have brought */
     csc_extents *set_aside; /* pages that a dead owner's transfers may have been filling */
-    uint32_t set_aside_count;
+    size_t set_aside_count, set_aside_room;
     uint64_t set_aside_until_ns;
 
     pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread;
@@ -257,7 +256,7 @@ void csc_key_retire(cascade_store *store, uint32_t number);
 /** Moves all keys of `from` to `to` and drops `from`. */
 void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to);
 /** Unbinds every key of a content; it is gone after. `tombstones`: also for the next open, which would
- * find their records again, but for those that go with the segment that is being dropped. */
+ * find their records again. */
 void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones);
 /** The digest has become known: makes the content findable by it. */
 void csc_content_set_digest(cascade_store *store, uint32_t number, const uint8_t digest[32]);
@@ -312,8 +311,14 @@ static inline void csc_content_used(cascade_store *store, uint32_t number)
 {
     store->content_states[number].used_s = (uint32_t)(csc_wall_ns() / 1000000000);
 }
-/** Sets or clears the file place, with counts. */
+/** Sets or clears the file place, with counts, edges and policy; the tier hears of it. */
 void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place *place);
+/** When a store is opened, for each content with a place: what csc_content_set_file could not do yet. */
+void csc_content_found_in_file(cascade_store *store, uint32_t number);
+/** The file copy of `from` becomes that of `to`, which has none. False: that copy goes in a moment. */
+bool csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to);
+/** Tells the policies whether several keys name it. */
+void csc_content_note_shared(cascade_store *store, uint32_t number);
 
 /* ---- queues.c. Lock held -------------------------------------------------------------------- */
 
@@ -431,35 +436,57 @@ void *csc_hasher_main(void *store);
 int csc_writer_make(cascade_store *store);
 void csc_writer_destroy(cascade_store *store);
 void *csc_writer_main(void *store);
-/** Runs rounds, if there is work for them, until `due_ns` (csc_clock_ns), and waits for it. The writer
- * thread only. Returns what the last round that failed says. */
-int csc_writer_serve(cascade_store *store, uint64_t due_ns);
-/** Logs again, durably, the binds whose only record lies in a segment. The writer thread only. */
-int csc_writer_relog(cascade_store *store, uint32_t segment);
+/** What a segment records of a key. */
+csc_binding csc_binding_of(const csc_key_entry *entry);
 
-/* ---- compact.c, gc.c: the writer thread only ---------------------------------------------------- */
+/* ---- compact.c: emptying segments. The writer thread only, no lock held ------------------------- */
 
-/** Bytes of a segment that hold nothing of use, but for a header and a short index. */
-static inline uint64_t csc_segment_dead(const csc_segment_info *info)
-{
-    uint64_t used = info->live_bytes + info->log_bytes + CSC_SEGMENT_FRAME_BYTES;
-
-    return info->bytes > used ? info->bytes - used : 0;
-}
 /** All segments of this rank, in memory that the caller frees; NULL, and 0, when there is none. */
 csc_segment_info *csc_segments(cascade_store *store, size_t *count);
-/** Moves what lives out of a segment and removes it. `urgent`: at once, else at the background rate and
- * behind the writer's own work. Errors: as of a round; the segment is then still there, and whole. */
-int csc_compact_segment(cascade_store *store, uint32_t segment, bool urgent);
-/** The sealed segment of ours with the greatest share of dead bytes, if that is at least this much. */
-bool csc_compact_choose(cascade_store *store, unsigned dead_pct_min, csc_segment_info *chosen);
-/** Emptied files that are kept to be used again. A budget leaves room for them. */
+/** Bytes of a segment that are of no use to anybody. */
+uint64_t csc_segment_dead(const csc_segment_info *info);
+
+int csc_compactor_make(cascade_store *store);
+void csc_compactor_destroy(cascade_store *store);
+/** Which segments are worthy of being emptied. */
+typedef enum csc_compact_which {
+    CSC_COMPACT_WORTHY,     /* sealed, and at least 15 % of it dead or of a key that is not used any
+                               more */
+    CSC_COMPACT_SOMEWHAT,   /* the same with 5 % */
+    CSC_COMPACT_ANY_SEALED, /* however much of it lives */
+    CSC_COMPACT_ANY         /* also one that is not sealed and that nobody here appends to */
+} csc_compact_which;
+bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,
+                           const csc_segment_info *info);
+/** Whether so much of the files is dead, or encrypted with an old key, that something is to be done. */
+bool csc_compact_is_due(cascade_store *store);
+/** The worthy segment with the largest part of it dead; false: there is none. */
+bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segment_info *found);
+/** Moves what lives out of a segment and removes it, now. Errors: as of a round; the segment is then
+ * still there, and whole. */
+int csc_compact_segment(cascade_store *store, uint32_t segment);
+/** Segments that could not be emptied are tried again. */
+void csc_compact_retry(cascade_store *store);
+/** Does a small part of what there is to do in the background, at its rate. `*wake_ns`: when there is
+ * more to do; UINT64_MAX: when something has changed. */
+void csc_compact_step(cascade_store *store, uint64_t *wake_ns);
+
+/* ---- file_room.c: the file budget and the age limit. The writer thread only, no lock held ----------
+ */
+
+/** Makes room in the file budget for records as csc_segment_bytes_after takes them: drops what is worth
+ * least, empties segments. CASCADE_ENOSPC, or why a segment cannot be emptied. */
+int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries);
+/** Drops blocks that were not used for file_age_s, and counts them. `dry_run`: only counts. Any thread.
+ */
+void csc_file_age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t *bytes);
+/** Emptied files that are kept to be used again. */
 uint32_t csc_spares_max(const cascade_store *store);
-/** What there is to do when the writer has nothing to write: compaction, blocks too old, a gc. True:
- * something was done. */
-bool csc_gc_chores(cascade_store *store);
-/** Whether somebody waits for a gc: what is under way then hurries. */
-bool csc_gc_waits(cascade_store *store);
+
+/* ---- gc.c ------------------------------------------------------------------------------------- */
+
+/** Does what somebody asked for, if anybody did. The writer thread only, no lock held. */
+void csc_gc_serve(cascade_store *store);
 /** Fails a gc that waits while the store is closed. Lock held. */
 void csc_gc_stop(cascade_store *store);
 

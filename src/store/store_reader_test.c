@@ -418,7 +418,7 @@ static void test_budget(void **state)
     (void)state;
     scene_budget_bytes = 3 << 20;
     for (uint32_t count = 1; count <= 3; count++)
-        assert_true(run("budget: segment goes", count, 0));
+        assert_true(run("compact: segment goes", count, 0));
     scene_budget_bytes = 0;
 }
 
@@ -427,7 +427,7 @@ static cascade_store *dying_store;
 
 static void delete_all_and_die(const char *name)
 {
-    if (strcmp(name, "budget: binds to be written again") != 0)
+    if (strcmp(name, "compact: segment goes") != 0)
         return;
     for (uint32_t number = 0; number < SCENE_KEYS; number++) {
         cascade_key key = scene_key_of(number);

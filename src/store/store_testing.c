@@ -275,6 +275,18 @@ int st_put(cascade_store *store, uint64_t number, uint64_t seed, size_t k_bytes,
     return code;
 }
 
+int st_put_child(cascade_store *store, uint64_t number, uint64_t parent, size_t bytes)
+{
+    uint8_t *memory = block_bytes(number, bytes);
+    const cascade_piece k = {memory, bytes};
+    cascade_put put = {
+        .key = st_key(number), .parent = st_key(parent), .has_parent = true, .block = {&k, 1, NULL, 0}};
+    int code = cascade_block_put(store, &put, 0);
+
+    free(memory);
+    return code;
+}
+
 int st_get(cascade_store *store, uint64_t number, uint64_t seed, size_t k_bytes, size_t v_bytes)
 {
     size_t bytes = k_bytes + v_bytes;

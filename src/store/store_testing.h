@@ -59,6 +59,8 @@ void st_fill(void *to, size_t bytes, uint64_t seed);
 /** Puts the block of `seed` under key `number`; returns the put's code. */
 int st_put(cascade_store *store, uint64_t number, uint64_t seed, size_t k_bytes, size_t v_bytes,
            uint32_t flags);
+/** Puts a block whose seed is its number, under a parent. */
+int st_put_child(cascade_store *store, uint64_t number, uint64_t parent, size_t bytes);
 /** Gets key `number`: 0 only if the bytes are those of `seed`, ST_WRONG if they are not. */
 int st_get(cascade_store *store, uint64_t number, uint64_t seed, size_t k_bytes, size_t v_bytes);
 /** Whether a view shows the bytes of `seed`. */

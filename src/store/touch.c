@@ -17,8 +17,8 @@ void csc_touch_destroy(csc_touch *touch)
     touch->ring = NULL;
 }
 
-void csc_touch_drain(csc_touch *touch, csc_policy *policy,
-                     void (*see)(void *context, uint64_t note, uint32_t before), void *context)
+void csc_touch_drain(csc_touch *touch, void (*see)(void *context, uint64_t note, uint32_t before),
+                     void *context)
 {
     uint64_t head = atomic_load_explicit(&touch->head, memory_order_relaxed);
     uint32_t before = CSC_POLICY_NONE;
@@ -30,12 +30,8 @@ void csc_touch_drain(csc_touch *touch, csc_policy *policy,
                                                  memory_order_acquire);
 
         /* 0: reserved and not written yet, or lapped. Forgotten. */
-        if (note & CSC_TOUCH_TICK)
-            csc_policy_tick(policy);
-        if (note & CSC_TOUCH_ITEM) {
-            csc_policy_touch(policy, (uint32_t)note, note & CSC_TOUCH_TAIL);
+        if (note)
             see(context, note, note & CSC_TOUCH_CHAIN ? before : CSC_POLICY_NONE);
-        }
         before = note & (CSC_TOUCH_ITEM | CSC_TOUCH_FROM) ? (uint32_t)note : CSC_POLICY_NONE;
     }
 }

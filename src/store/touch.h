@@ -42,9 +42,9 @@ static inline void csc_touch_note(csc_touch *touch, uint64_t place, uint64_t not
     atomic_store_explicit(&touch->ring[place % CSC_TOUCH_RING], note, memory_order_release);
 }
 
-/** Passes all notes to the policy, and each item's to `see`, with the item that it follows in a chain
- * (CSC_POLICY_NONE: none). The store's lock is held. */
-void csc_touch_drain(csc_touch *touch, csc_policy *policy,
-                     void (*see)(void *context, uint64_t note, uint32_t before), void *context);
+/** Passes all notes on, oldest first, each with the item that it follows in a chain (CSC_POLICY_NONE:
+ * none). The store's lock is held. */
+void csc_touch_drain(csc_touch *touch, void (*see)(void *context, uint64_t note, uint32_t before),
+                     void *context);
 
 #endif

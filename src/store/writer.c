@@ -9,8 +9,10 @@
  */
 #include "base/clock.h"
 #include "base/fail.h"
+#include "base/grow.h"
 #include "base/log.h"
 #include "base/mark.h"
+#include "format/segment_format.h"
 #include "store/store_private.h"
 
 #include <errno.h>
@@ -22,9 +24,7 @@
 #define ROUND_BYTES       (UINT64_C(256) << 20)
 #define ROUND_LOG_ENTRIES 4096u
 #define RETRY_NS          UINT64_C(500000000)
-#define SCAN_STEP         4096u /* entries looked at in one go under the lock */
-#define BUDGET_DEAD_PCT   20u   /* of a segment: then emptying it is worth its reads and writes */
-#define CHORES_NS         UINT64_C(1000000000)
+#define AGE_STEP_NS       UINT64_C(3000000000)
 
 struct csc_write_round {
     csc_tier_write writes[ROUND_BLOCKS];
@@ -35,7 +35,7 @@ struct csc_write_round {
     uint64_t bytes;
     csc_binding *bindings;
     uint32_t *keys; /* the key of each binding */
-    size_t binding_room;
+    size_t binding_room, key_room;
     cascade_piece *pieces;
     size_t piece_room;
     csc_log_entry *log;
@@ -44,22 +44,7 @@ struct csc_write_round {
 };
 typedef struct csc_write_round write_round;
 
-static bool reserve(void *items, size_t *room, size_t wanted, size_t bytes)
-{
-    void **array = items;
-    void *grown;
-
-    if (wanted <= *room)
-        return true;
-    grown = realloc(*array, 2 * wanted * bytes);
-    if (!grown)
-        return false;
-    *array = grown;
-    *room = 2 * wanted;
-    return true;
-}
-
-static csc_binding binding_of(const csc_key_entry *entry)
+csc_binding csc_binding_of(const csc_key_entry *entry)
 {
     return (csc_binding){.key = entry->key,
                          .parent = entry->parent,
@@ -74,11 +59,11 @@ static bool add_content(cascade_store *store, write_round *round, uint32_t numbe
     csc_content_entry *entry = csc_content_at(store, number);
     uint32_t i = round->write_count, at = round->first_binding[i], count = 0;
     size_t runs = entry->dram.count;
-    size_t key_room = round->binding_room;
 
-    if (!reserve(&round->pieces, &round->piece_room, *piece_count + runs, sizeof *round->pieces) ||
-        !reserve(&round->keys, &key_room, at + CSC_BINDINGS_MAX, sizeof *round->keys) ||
-        !reserve(&round->bindings, &round->binding_room, at + CSC_BINDINGS_MAX, sizeof *round->bindings))
+    if (!csc_grow(&round->pieces, &round->piece_room, *piece_count + runs, sizeof *round->pieces) ||
+        !csc_grow(&round->keys, &round->key_room, at + CSC_BINDINGS_MAX, sizeof *round->keys) ||
+        !csc_grow(&round->bindings, &round->binding_room, at + CSC_BINDINGS_MAX,
+                  sizeof *round->bindings))
         return false;
     for (uint32_t link = entry->first_key; link; link = csc_key_at(store, link - 1)->sibling) {
         csc_key_entry *key = csc_key_at(store, link - 1);
@@ -91,7 +76,7 @@ static bool add_content(cascade_store *store, write_round *round, uint32_t numbe
         }
         store->key_states[link - 1].flags |= CSC_KS_INFLIGHT;
         round->keys[at + count] = link - 1;
-        round->bindings[at + count++] = binding_of(key);
+        round->bindings[at + count++] = csc_binding_of(key);
     }
     runs = csc_arena_pieces(store->arena, &entry->dram, 0, csc_content_bytes(entry),
                             round->pieces + *piece_count, round->piece_room - *piece_count);
@@ -107,13 +92,14 @@ static bool add_content(cascade_store *store, write_round *round, uint32_t numbe
     return true;
 }
 
-/* A round leaves most of a file budget in place: it is the newest quarter at most, or one block. */
+/* A round leaves nearly all of a file budget in place: room is made for it before anything is written.
+ */
 static bool is_full(const cascade_store *store, const write_round *round)
 {
     uint64_t budget = store->config.settings.file_budget_bytes, limit = ROUND_BYTES, next = 0;
 
-    if (budget && budget / 4 < limit)
-        limit = budget / 4;
+    if (budget && budget / 32 < limit)
+        limit = budget / 32;
     if (store->write_queue.head)
         next = csc_content_bytes(&store->index.contents[store->write_queue.head - 1]);
     return round->write_count == ROUND_BLOCKS || (round->write_count && round->bytes + next > limit);
@@ -185,7 +171,7 @@ static void take_log(cascade_store *store, write_round *round)
         if (state == CSC_KEY_BOUND && !csc_place_is_set(&csc_content_at(store, content)->file))
             continue;
         round->log[round->log_count] =
-            (csc_log_entry){.is_delete = state == CSC_KEY_DELETED, .binding = binding_of(entry)};
+            (csc_log_entry){.is_delete = state == CSC_KEY_DELETED, .binding = csc_binding_of(entry)};
         if (state == CSC_KEY_BOUND)
             round->log[round->log_count].content = csc_content_at(store, content)->content;
         round->log_keys[round->log_count++] = key;
@@ -198,134 +184,6 @@ static void take_log(cascade_store *store, write_round *round)
 
         held_back = store->key_states[key].queue_next;
         csc_log_unpop(store, key);
-    }
-}
-
-/* ---- the file budget ------------------------------------------------------------------------- */
-
-/* Forgets the places in a segment that will go: what dram holds becomes dirty again, the rest is
- * dropped. */
-static void forget_places(cascade_store *store, uint32_t segment)
-{
-    static const csc_place nowhere;
-
-    pthread_mutex_lock(&store->lock);
-    /* Where the lock is let go below, no content that was passed may take a place in it. */
-    store->segment_leaving = segment + 1;
-    for (uint32_t number = 0; number < store->contents_made; number++) {
-        csc_content_entry *entry = csc_content_at(store, number);
-
-        if (number % SCAN_STEP == SCAN_STEP - 1) {
-            pthread_mutex_unlock(&store->lock);
-            pthread_mutex_lock(&store->lock);
-        }
-        if (!csc_content_has(entry, CSC_CONTENT_LIVE) || !csc_place_is_set(&entry->file) ||
-            csc_segment_of(&entry->file) != segment)
-            continue;
-        csc_content_set_file(store, number, &nowhere);
-        if (csc_content_has(entry, CSC_CONTENT_RESIDENT) && !store->closing) {
-            csc_dirty_add(store, number);
-            store->content_states[number].flags |= CSC_CS_LAZY;
-        } else {
-            csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
-            csc_content_lose(store, number, true);
-        }
-    }
-    store->segment_leaving = 0;
-    pthread_mutex_unlock(&store->lock);
-}
-
-/* Binds whose only record lies in that segment are written again. */
-static void relog_bindings(cascade_store *store, uint32_t segment)
-{
-    pthread_mutex_lock(&store->lock);
-    for (uint32_t number = 0; number < store->keys_made; number++) {
-        csc_key_entry *entry = csc_key_at(store, number);
-
-        if (number % SCAN_STEP == SCAN_STEP - 1) {
-            pthread_mutex_unlock(&store->lock);
-            pthread_mutex_lock(&store->lock);
-        }
-        if ((atomic_load(&entry->state) & 0xff) != CSC_KEY_BOUND || entry->segment != segment + 1)
-            continue;
-        entry->segment = 0;
-        /* Until the segment is gone a delete needs its tombstone. */
-        store->key_states[number].flags |= CSC_KS_RECORDED;
-        csc_log_push(store, number);
-    }
-    pthread_mutex_unlock(&store->lock);
-}
-
-/* Forgets the oldest segment, whole. */
-static int drop_segment(cascade_store *store, const csc_segment_info *info)
-{
-    int code;
-
-    forget_places(store, info->segment);
-    code = csc_writer_relog(store, info->segment);
-    /* Segments that went before must not come back when their deletes, which may lie here, are gone. */
-    if (code == 0)
-        code = store->file->ops->sync(store->file);
-    csc_mark("budget: segment goes");
-    if (code == 0)
-        code = csc_segment_remove(store->file, info->segment);
-    if (code == 0)
-        csc_log(CSC_LOG_INFO, "the file budget is full: dropped the oldest segment (%llu bytes)",
-                (unsigned long long)info->bytes);
-    return code;
-}
-
-/* The oldest segment that may go. */
-static bool find_oldest(cascade_store *store, csc_segment_info *oldest)
-{
-    csc_segment_info infos[64];
-    size_t count = sizeof infos / sizeof infos[0], room = count;
-
-    csc_segment_list(store->file, infos, &count);
-    for (size_t i = 0; i < count && i < room; i++)
-        if (infos[i].ours && infos[i].segment + 1 != store->compacting) {
-            *oldest = infos[i];
-            return true;
-        }
-    return false;
-}
-
-/* Makes room for `bytes` in the file budget: by emptying a segment that is dead for a good part, else by
- * dropping the oldest. */
-static int make_file_room(cascade_store *store, uint64_t bytes)
-{
-    uint64_t budget = store->config.settings.file_budget_bytes;
-    uint32_t sealed = CSC_NUMBER_NONE; /* last that was asked for */
-
-    for (;;) {
-        cascade_tier_stats stats = {0};
-        csc_segment_info info;
-        int code;
-
-        store->file->ops->stats(store->file, &stats);
-        if (budget == 0 || stats.used_bytes - csc_segment_spare_bytes(store->file) + bytes <=
-                               budget - csc_spares_max(store) * store->config.settings.segment_bytes)
-            return 0;
-        if (csc_compact_choose(store, BUDGET_DEAD_PCT, &info)) {
-            code = csc_compact_segment(store, info.segment, true);
-            if (code)
-                return code;
-            continue;
-        }
-        if (!find_oldest(store, &info))
-            return csc_fail(CASCADE_ENOSPC, "the file budget of %llu bytes has no room for %llu more",
-                            (unsigned long long)budget, (unsigned long long)bytes);
-        /* Not sealed: the open one; or one that a dead owner left, which stays as it is. */
-        if (!info.sealed && info.segment != sealed) {
-            code = csc_segment_seal(store->file);
-            if (code)
-                return code;
-            sealed = info.segment;
-            continue;
-        }
-        code = drop_segment(store, &info);
-        if (code)
-            return code;
     }
 }
 
@@ -353,40 +211,6 @@ static void settle_log(cascade_store *store, write_round *round, bool durable, u
     }
     store->log_inflight = 0;
     round->log_count = 0;
-}
-
-/* Writes and syncs the round's log entries by themselves. */
-static int write_log(cascade_store *store, write_round *round)
-{
-    uint32_t where = 0;
-    int code = csc_segment_log(store->file, round->log, round->log_count, &where);
-
-    if (code == 0)
-        code = store->file->ops->sync(store->file);
-    pthread_mutex_lock(&store->lock);
-    settle_log(store, round, code == 0, where);
-    pthread_mutex_unlock(&store->lock);
-    return code;
-}
-
-int csc_writer_relog(cascade_store *store, uint32_t segment)
-{
-    write_round *round = store->round;
-
-    relog_bindings(store, segment);
-    csc_mark("budget: binds to be written again");
-    for (;;) {
-        /* First what the round at hand has of its own. */
-        int code = round->log_count ? write_log(store, round) : 0;
-
-        if (code)
-            return code;
-        pthread_mutex_lock(&store->lock);
-        take_log(store, round);
-        pthread_mutex_unlock(&store->lock);
-        if (round->log_count == 0)
-            return 0;
-    }
 }
 
 /* Lock held. */
@@ -428,6 +252,24 @@ static void settle_content(cascade_store *store, write_round *round, uint32_t i,
             csc_log_push(store, link - 1);
 }
 
+/* For what the round writes, to the byte; a segment that begins with it may take a page or two less. */
+static int make_room(cascade_store *store, const write_round *round)
+{
+    uint64_t bytes = round->log_count ? csc_segfmt_log_header_bytes(round->log_count) : 0;
+    uint64_t key_id = store->keyring ? csc_keyring_first(store->keyring) : 0;
+    size_t entries = round->log_count;
+
+    for (uint32_t i = 0; i < round->write_count; i++) {
+        const csc_tier_write *write = &round->writes[i];
+        uint64_t payload_bytes = write->content.k_bytes + write->content.v_bytes;
+
+        bytes += csc_segfmt_block_header_bytes(write->binding_count, payload_bytes, key_id) +
+                 csc_segfmt_round(payload_bytes);
+        entries += write->binding_count ? write->binding_count : 1;
+    }
+    return csc_file_room_make(store, bytes, round->write_count + (round->log_count > 0), entries);
+}
+
 static int run_round(cascade_store *store, write_round *round)
 {
     uint32_t log_segment = 0;
@@ -435,7 +277,7 @@ static int run_round(cascade_store *store, write_round *round)
     int code = 0, sync_code;
 
     if (round->write_count) {
-        code = make_file_room(store, round->bytes + round->write_count * CSC_RECORD_EXTRA_BYTES);
+        code = make_room(store, round);
         if (code == 0)
             code = store->file->ops->write(store->file, round->writes, round->write_count);
         else
@@ -494,13 +336,15 @@ static void back_off(cascade_store *store)
 int csc_writer_make(cascade_store *store)
 {
     store->round = calloc(1, sizeof *store->round);
-    return store->round ? 0 : csc_fail(CASCADE_ENOMEM, "no memory for the writer");
+    return store->round ? csc_compactor_make(store)
+                        : csc_fail(CASCADE_ENOMEM, "no memory for the writer");
 }
 
 void csc_writer_destroy(cascade_store *store)
 {
     write_round *round = store->round;
 
+    csc_compactor_destroy(store);
     if (!round)
         return;
     free(round->bindings);
@@ -511,22 +355,27 @@ void csc_writer_destroy(cascade_store *store)
     free(round);
 }
 
-/* Takes what waits and writes it; false: nothing waits. Lock held, but not while it writes. */
-static bool serve(cascade_store *store, int *code)
+/* What there is to do between two rounds. Lock held, but not while it is done. Returns when there is
+ * more to do. */
+static uint64_t tend(cascade_store *store, uint64_t *aged_ns)
 {
-    write_round *round = store->round;
+    uint64_t wake_ns = UINT64_MAX, blocks, bytes;
 
-    take_contents(store, round);
-    take_log(store, round);
-    if (round->write_count == 0 && round->log_count == 0)
-        return false;
-    store->attempts++;
+    if (store->stopping)
+        return wake_ns;
     pthread_mutex_unlock(&store->lock);
-    *code = run_round(store, round);
+    csc_gc_serve(store);
+    csc_compact_step(store, &wake_ns);
+    if (store->config.file_age_s) {
+        if (csc_clock_ns() - *aged_ns >= AGE_STEP_NS) {
+            csc_file_age(store, false, &blocks, &bytes);
+            *aged_ns = csc_clock_ns();
+        }
+        if (wake_ns > *aged_ns + AGE_STEP_NS)
+            wake_ns = *aged_ns + AGE_STEP_NS;
+    }
     pthread_mutex_lock(&store->lock);
-    note_outcome(store, *code);
-    pthread_cond_broadcast(&store->progress);
-    return true;
+    return wake_ns;
 }
 
 /* Lock held. */
@@ -535,51 +384,41 @@ static void wait_for_work(cascade_store *store, uint64_t until_ns)
     struct timespec wake = {.tv_sec = (time_t)(until_ns / 1000000000),
                             .tv_nsec = (long)(until_ns % 1000000000)};
 
-    pthread_cond_timedwait(&store->write_work, &store->lock, &wake);
-}
-
-int csc_writer_serve(cascade_store *store, uint64_t due_ns)
-{
-    int code = 0;
-
-    pthread_mutex_lock(&store->lock);
-    if (store->stopping)
-        code = csc_fail(CASCADE_EAGAIN, "the store is being closed");
-    else if (!serve(store, &code) && csc_clock_ns() < due_ns)
-        wait_for_work(store, due_ns);
-    pthread_mutex_unlock(&store->lock);
-    return code;
+    if (until_ns == UINT64_MAX)
+        pthread_cond_wait(&store->write_work, &store->lock);
+    else
+        pthread_cond_timedwait(&store->write_work, &store->lock, &wake);
 }
 
 void *csc_writer_main(void *context)
 {
     cascade_store *store = context;
+    write_round *round = store->round;
+    uint64_t aged_ns = 0, wake_ns;
+    int code;
 
     pthread_mutex_lock(&store->lock);
     for (;;) {
-        bool busy;
-        int code = 0;
-
         back_off(store);
-        if (!serve(store, &code)) {
+        wake_ns = tend(store, &aged_ns);
+        take_contents(store, round);
+        take_log(store, round);
+        if (round->write_count == 0 && round->log_count == 0) {
             if (store->stopping)
                 break;
             pthread_cond_broadcast(&store->progress);
-            pthread_mutex_unlock(&store->lock);
-            busy = csc_gc_chores(store);
-            pthread_mutex_lock(&store->lock);
-            if (!busy && !store->stopping && !store->write_queue.head && !store->log_queue.head)
-                wait_for_work(store, csc_clock_ns() + CHORES_NS);
+            if (!store->gc)
+                wait_for_work(store, wake_ns);
             continue;
         }
+        store->attempts++;
+        pthread_mutex_unlock(&store->lock);
+        code = run_round(store, round);
+        pthread_mutex_lock(&store->lock);
+        note_outcome(store, code);
+        pthread_cond_broadcast(&store->progress);
         if (code && store->stopping)
             break;
-        /* A gc does not wait for a disk that refuses writes: it ends as its own first round does. */
-        if (code && store->gc) {
-            pthread_mutex_unlock(&store->lock);
-            csc_gc_chores(store);
-            pthread_mutex_lock(&store->lock);
-        }
         /* The flushes that asked for this round hear of it before the next one. */
         if (code && store->waiting_flushes)
             wait_for_work(store, csc_clock_ns() + 10000000);

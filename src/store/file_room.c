@@ -1,0 +1,268 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Room in the file tier: a budget, and an age limit. The file tier has a policy of its own, fed with the
+ * same reads as dram's; what it values least is dropped, leaves of the forest of file copies first. A
+ * dropped block leaves its record dead in a segment; emptying segments (compact.c) gives the space back.
+ *
+ * So that segments can be emptied cheaply, dropping goes on until what lives fills thirteen sixteenths
+ * of the budget: used over live is then 1.23 at most. Room to copy what lives in the emptiest segment is
+ * always kept.
+ */
+#include "base/clock.h"
+#include "base/fail.h"
+#include "base/log.h"
+#include "store/store_private.h"
+
+#define DROP_STEP    256u /* blocks dropped in one go under the lock */
+#define BUDGET_PARTS 16u
+#define LIVE_PARTS   13u
+#define HURRY_PARTS  14u
+#define SPARE_PARTS  32u /* a segment of at most this part of the budget leaves room for a spare */
+#define RECORD_BYTES UINT64_C(8192) /* the least that a record takes */
+
+uint32_t csc_spares_max(const cascade_store *store)
+{
+    const csc_settings *settings = &store->config.settings;
+
+    return settings->file_budget_bytes == 0 ||
+           settings->segment_bytes <= settings->file_budget_bytes / SPARE_PARTS;
+}
+
+/* ---- dropping ------------------------------------------------------------------------------- */
+
+/* Takes the file copy away; the block goes with it if dram does not hold it. Lock held. */
+static void drop(cascade_store *store, uint32_t number)
+{
+    static const csc_place nowhere;
+
+    csc_content_set_file(store, number, &nowhere);
+    if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT) && !store->closing) {
+        csc_dirty_add(store, number);
+        store->content_states[number].flags |= CSC_CS_LAZY;
+        return;
+    }
+    csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
+    csc_content_lose(store, number, true);
+}
+
+typedef struct drop_test {
+    cascade_store *store;
+    uint64_t now_ms;
+    bool all; /* leased ones too, and those in use */
+} drop_test;
+
+static bool may_drop(void *context, uint32_t number)
+{
+    const drop_test *test = context;
+    const csc_content_entry *entry = csc_content_at(test->store, number);
+
+    return csc_content_has(entry, CSC_CONTENT_LIVE) && csc_place_is_set(&entry->file) &&
+           csc_segment_is_ours(test->store->file, csc_segment_of(&entry->file)) &&
+           (test->all ||
+            (test->store->content_states[number].busy == 0 && !csc_lease_holds(entry, test->now_ms)));
+}
+
+/* The block to go next, CSC_POLICY_NONE: there is none. Lock held. */
+static uint32_t victim(drop_test *test)
+{
+    uint32_t found = csc_policy_victim(test->store->file_policy, may_drop, test);
+
+    if (found == CSC_POLICY_NONE && !test->all) {
+        test->all = true;
+        found = csc_policy_victim(test->store->file_policy, may_drop, test);
+    }
+    if (found == CSC_POLICY_NONE) {
+        csc_policy_tick(test->store->file_policy); /* what is left is of the request at hand */
+        found = csc_policy_victim(test->store->file_policy, may_drop, test);
+    }
+    return found;
+}
+
+/* Drops until `live` is `target` bytes at most. False: nothing was dropped. */
+static bool drop_down_to(cascade_store *store, uint64_t live, uint64_t target)
+{
+    drop_test test = {.store = store, .now_ms = csc_clock_coarse_ms()};
+    uint32_t dropped = 0;
+
+    pthread_mutex_lock(&store->lock);
+    csc_touches_pass_on(store);
+    while (live > target) {
+        uint32_t number = victim(&test);
+        const csc_content_entry *entry;
+        uint64_t bytes;
+
+        if (number == CSC_POLICY_NONE)
+            break;
+        entry = csc_content_at(store, number);
+        bytes = csc_segment_record_bytes(&entry->file, &entry->content);
+        live -= bytes < live ? bytes : live;
+        drop(store, number);
+        if (++dropped % DROP_STEP == 0) {
+            pthread_mutex_unlock(&store->lock);
+            pthread_mutex_lock(&store->lock);
+        }
+    }
+    pthread_cond_broadcast(&store->progress);
+    pthread_mutex_unlock(&store->lock);
+    return dropped > 0;
+}
+
+/* ---- the budget ----------------------------------------------------------------------------- */
+
+/* Drops what lives in a segment for which there is no room to copy it. */
+static void drop_segment(cascade_store *store, uint32_t segment)
+{
+    pthread_mutex_lock(&store->lock);
+    for (uint32_t number = 0; number < store->contents_made; number++) {
+        const csc_content_entry *entry = csc_content_at(store, number);
+
+        if (number % CSC_SCAN_STEP == CSC_SCAN_STEP - 1) {
+            pthread_mutex_unlock(&store->lock);
+            pthread_mutex_lock(&store->lock);
+        }
+        if (csc_content_has(entry, CSC_CONTENT_LIVE) && csc_place_is_set(&entry->file) &&
+            csc_segment_of(&entry->file) == segment)
+            drop(store, number);
+    }
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Bytes in use, but for files that wait to be used again. */
+static uint64_t used_bytes(cascade_store *store)
+{
+    cascade_tier_stats stats = {0};
+
+    store->file->ops->stats(store->file, &stats);
+    return stats.used_bytes - csc_segment_spare_bytes(store->file);
+}
+
+/* Empties a segment; `*gained` tells how many bytes that gave back. */
+static int empty(cascade_store *store, const csc_segment_info *info, uint64_t *gained)
+{
+    uint64_t before = used_bytes(store), after;
+    int code;
+
+    if (info->live_bytes &&
+        csc_segment_bytes_after(store->file, info->live_bytes, 1, info->live_bytes / RECORD_BYTES + 1) >
+            store->config.settings.file_budget_bytes)
+        drop_segment(store, info->segment);
+    code = csc_compact_segment(store, info->segment);
+    after = used_bytes(store);
+    *gained = before > after ? before - after : 0;
+    return code;
+}
+
+int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries)
+{
+    uint64_t budget = store->config.settings.file_budget_bytes, part = budget / BUDGET_PARTS;
+    uint64_t target = part * LIVE_PARTS; /* for what lives, with what is to be written */
+    bool sealed = false;
+
+    if (budget == 0)
+        return 0;
+    /* Every turn drops a block, or empties a segment and gains by it, or lowers the target, or seals. A
+     * segment that cannot be emptied is not chosen again for a while. */
+    for (;;) {
+        uint64_t after = csc_segment_bytes_after(store->file, bytes, records, entries), gained;
+        uint64_t live = csc_segment_live_bytes(store->file);
+        csc_segment_info info = {0};
+        bool any;
+        int code;
+
+        /* Deletes leave dead bytes that the background, at its rate, may not have given back yet. */
+        if (after > part * HURRY_PARTS && csc_compact_is_due(store) &&
+            csc_compact_choose(store, CSC_COMPACT_WORTHY, &info)) {
+            code = csc_compact_segment(store, info.segment);
+            if (code)
+                return code;
+            continue;
+        }
+        any = csc_compact_choose(store, CSC_COMPACT_ANY_SEALED, &info);
+        if (after <= budget && (!any || budget - after >= info.live_bytes))
+            return 0;
+        if (live + bytes > target && drop_down_to(store, live, target > bytes ? target - bytes : 0))
+            continue;
+        if (!any && !sealed) {
+            sealed = true;
+            code = csc_segment_seal(store->file);
+            if (code)
+                return code;
+            continue;
+        }
+        /* One that a dead owner left without an index goes only when there is no other. */
+        if (!any && after > budget)
+            any = csc_compact_choose(store, CSC_COMPACT_ANY, &info);
+        if (!any || target == 0)
+            return after <= budget ? 0
+                                   : csc_fail(CASCADE_ENOSPC,
+                                              "the file budget of %llu bytes has no room for %llu more",
+                                              (unsigned long long)budget, (unsigned long long)bytes);
+        code = empty(store, &info, &gained);
+        if (code)
+            return code;
+        if (gained < info.bytes / BUDGET_PARTS)
+            target -= target < part ? target : part; /* more has to be dropped */
+    }
+}
+
+/* ---- the age limit -------------------------------------------------------------------------- */
+
+/* Whether a key that names one of its keys as a parent has a file copy. Lock held. */
+static bool is_inner(cascade_store *store, uint32_t number)
+{
+    for (uint32_t link = csc_content_at(store, number)->first_key; link;
+         link = csc_key_at(store, link - 1)->sibling)
+        if (store->key_states[link - 1].children[CASCADE_TIER_FILE])
+            return true;
+    return false;
+}
+
+/* Whether a block is in files only and was not used for as long as the limit says. Lock held. */
+static bool is_too_old(cascade_store *store, uint32_t number, uint64_t now_s, uint64_t now_ms)
+{
+    const csc_content_entry *entry = csc_content_at(store, number);
+    const csc_content_state *state = &store->content_states[number];
+
+    return csc_content_has(entry, CSC_CONTENT_LIVE) && csc_place_is_set(&entry->file) &&
+           !csc_content_has(entry, CSC_CONTENT_RESIDENT) && state->busy == 0 &&
+           !csc_lease_holds(entry, now_ms) && state->used_s + store->config.file_age_s < now_s;
+}
+
+/* One look at all blocks; with its children gone a parent is a leaf at the next. Lock held, and let go
+ * in between. */
+static void age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t *bytes)
+{
+    uint64_t now_s = csc_wall_ns() / 1000000000, now_ms = csc_clock_coarse_ms();
+
+    for (uint32_t number = store->contents_made; number-- > 0;) {
+        if (number % CSC_SCAN_STEP == 0) {
+            pthread_mutex_unlock(&store->lock);
+            pthread_mutex_lock(&store->lock);
+        }
+        if (!is_too_old(store, number, now_s, now_ms) || (!dry_run && is_inner(store, number)))
+            continue;
+        ++*blocks;
+        *bytes += csc_content_bytes(csc_content_at(store, number));
+        if (dry_run)
+            continue;
+        csc_count(&store->counters.aged, 1);
+        drop(store, number);
+    }
+}
+
+void csc_file_age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t *bytes)
+{
+    uint64_t before;
+
+    *blocks = 0;
+    *bytes = 0;
+    if (store->config.file_age_s == 0)
+        return;
+    pthread_mutex_lock(&store->lock);
+    csc_touches_pass_on(store);
+    do {
+        before = *blocks;
+        age(store, dry_run, blocks, bytes);
+    } while (!dry_run && *blocks != before);
+    pthread_mutex_unlock(&store->lock);
+}
