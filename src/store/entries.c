@@ -15,7 +15,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BUCKETS_FIRST 1024u
+#define BUCKETS_FIRST  1024u
+#define FOUND_TOGETHER 64u /* of the same age, as far as the policy knows */
 
 static void push_number(csc_numbers *numbers, uint32_t number)
 {
@@ -259,7 +260,8 @@ void csc_content_found_in_file(cascade_store *store, uint32_t number)
     edges(store, number, CASCADE_TIER_FILE, edge_up);
     if (!store->file_policy)
         return;
-    csc_policy_tick(store->file_policy); /* so that those found first are the oldest */
+    if (number % FOUND_TOGETHER == 0)
+        csc_policy_tick(store->file_policy); /* so that those found first are the oldest */
     (void)csc_policy_insert(store->file_policy, number, csc_content_bytes(entry), false,
                             entry->references > 1);
 }
