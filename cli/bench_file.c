@@ -258,8 +258,10 @@ static int run_large(file_bench *f, uint64_t *samples)
         result = put_pass(f, "persist_fresh", 0, samples);
     if (!result)
         result = put_pass(f, "persist_recycled", 1, samples);
-    if (!result && cascade_store_stats(f->store, &stats) == 0)
+    if (!result && cascade_store_stats(f->store, &stats) == 0) {
         f->options->facts->recycled_segments += stats.recycled_segments;
+        f->options->facts->compacted_bytes += stats.compacted_bytes;
+    }
     f->options->facts->encrypted = stats.file_encrypted;
     f->options->facts->direct = stats.file_direct;
     f->options->facts->uring = stats.file_uring;

@@ -11,7 +11,7 @@
 
 /** What the runs found out about the file tier. */
 typedef struct bench_file_facts {
-    uint64_t recycled_segments;
+    uint64_t recycled_segments, compacted_bytes;
     bool encrypted, direct, uring;
 } bench_file_facts;
 

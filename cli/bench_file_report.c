@@ -50,12 +50,13 @@ static int print_json(const bench_file_options *options, const bench_file_result
 
     for (size_t i = 0; i < count; i++)
         json_array_append_new(list, result_json(results + i, BENCH_FILE_RESULTS, runs));
-    return cli_print_json(json_pack("{s:o, s:s, s:I, s:i, s:I, s:b, s:b, s:b, s:I}", "file_results",
+    return cli_print_json(json_pack("{s:o, s:s, s:I, s:i, s:I, s:b, s:b, s:b, s:I, s:I}", "file_results",
                                     list, "version", cascade_version(), "seed", (json_int_t)BENCH_SEED,
                                     "runs", (int)runs, "size_bytes", (json_int_t)options->size_bytes,
                                     "direct", options->facts->direct, "uring", options->facts->uring,
                                     "encrypted", options->facts->encrypted, "recycled_segments",
-                                    (json_int_t)options->facts->recycled_segments));
+                                    (json_int_t)options->facts->recycled_segments, "compacted_bytes",
+                                    (json_int_t)options->facts->compacted_bytes));
 }
 
 static int print_table(const bench_file_result *results, size_t count, unsigned runs)

@@ -169,6 +169,10 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         bool any;
         int code;
 
+        /* A little with every round, not much when the budget is reached: then the files that are given
+         * up come one at a time, and each becomes the next segment's. */
+        if (live + bytes > target && drop_down_to(store, live, target > bytes ? target - bytes : 0))
+            continue;
         /* Deletes leave dead bytes that the background, at its rate, may not have given back yet. */
         if (after > part * HURRY_PARTS && csc_compact_is_due(store) &&
             csc_compact_choose(store, CSC_COMPACT_WORTHY, &info)) {
@@ -180,8 +184,6 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         any = csc_compact_choose(store, CSC_COMPACT_ANY_SEALED, &info);
         if (after <= budget && (!any || budget - after >= info.live_bytes))
             return 0;
-        if (live + bytes > target && drop_down_to(store, live, target > bytes ? target - bytes : 0))
-            continue;
         if (!any && !sealed) {
             sealed = true;
             code = csc_segment_seal(store->file);
