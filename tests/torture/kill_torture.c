@@ -360,11 +360,12 @@ static void run(child_plan *plan, uint64_t open_ns, uint64_t work_ns)
 static const struct {
     const char *name;
     uint64_t hits_max;
-} phases[] = {{"put: ", 1500},      {"merge: ", 60},      {"evict: ", 400},   {"write: ", 120},
-              {"seal: ", 24},       {"put: ", 300},       {"merge: ", 10},    {"evict: ", 40},
-              {"write: ", 20},      {"seal: ", 6},        {"delete: ", 300},  {"key: ", 800},
-              {"content: ", 600},   {"hash: ", 1500},     {"segment: ", 20},  {"ack: put", 300},
-              {"ack: durable", 20}, {"ack: delete", 200}, {"ack: flush", 10}, {"ack: flush", 4}};
+} phases[] = {{"put: ", 1500},    {"merge: ", 60},  {"evict: ", 400},     {"write: ", 120},
+              {"seal: ", 24},     {"put: ", 300},   {"merge: ", 10},      {"evict: ", 40},
+              {"write: ", 20},    {"seal: ", 6},    {"delete: ", 300},    {"key: ", 800},
+              {"content: ", 600}, {"hash: ", 1500}, {"segment: ", 20},    {"ack: put", 300},
+              {"compact: ", 40},  {"compact: ", 8}, {"ack: durable", 20}, {"ack: delete", 200},
+              {"ack: flush", 10}, {"ack: flush", 4}};
 /* And while opening. */
 static const struct {
     const char *name;

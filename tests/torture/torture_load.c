@@ -277,6 +277,13 @@ static void flush(torture_worker *worker)
         child_violation(worker->child, KEY_COUNT, "a flush gives %s", why(code));
     tell(worker, RECORD_FLUSH_ACK, 0, 0);
     csc_mark("ack: flush");
+    if (below(worker, 3) == 0) {
+        cascade_gc_report report;
+
+        code = cascade_store_gc(worker->child->store, false, &report, NULL, NULL);
+        if (code)
+            child_violation(worker->child, KEY_COUNT, "a gc gives %s", why(code));
+    }
 }
 
 /* ---- all of it ------------------------------------------------------------------------------------ */
