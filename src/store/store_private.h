@@ -81,18 +81,18 @@ typedef struct csc_key_state {
 } csc_key_state;
 
 enum {
-    CSC_CS_DIRTY = 1,           /* in the dirty list */
-    CSC_CS_HASHING = 2,         /* in the hash queue or with a worker */
-    CSC_CS_WRITING = 4,         /* in the write queue or with the writer */
-    CSC_CS_LOADING = 8,         /* coming from the file tier */
-    CSC_CS_TRANSIT = 16,        /* refused by the policy: leaves as soon as it is clean */
-    CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
+    CSC_CS_DIRTY = 1,    /* in the dirty list */
+    CSC_CS_HASHING = 2,  /* in the hash queue or with a worker */
+    CSC_CS_WRITING = 4,  /* in the write queue or with the writer */
+    CSC_CS_LOADING = 8,  /* coming from the file tier */
+    CSC_CS_TRANSIT = 16, /* refused by the policy: leaves as soon as it is clean */
     CSC_CS_LAZY = 32,    /* its file copy was dropped; rewritten when room or a flush asks for it */
-    CSC_CS_TAKEN = 64,   /* while a store is opened: a block that the dead owner knew; */
-    CSC_CS_SEALED = 128, /* its place is in a sealed segment; */
-    CSC_CS_WANTED = 512, /* in the loader's queue */
-    CSC_CS_GO_ON = 1024, /* when it is read, more of its chain is brought */
-    CSC_CS_UNSURE = 256  /* the record written last may be torn: it is written again from dram */
+    CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
+    CSC_CS_SEALED = 128,        /* while a store is opened: its place is in a sealed segment */
+    CSC_CS_UNSURE = 256,        /* the record written last may be torn: it is written again from dram */
+    CSC_CS_WANTED = 512,        /* in the loader's queue */
+    CSC_CS_GO_ON = 1024,        /* when it is read, more of its chain is brought */
+    CSC_CS_TAKEN = 2048         /* while a store is opened: a block that the dead owner knew */
 };
 
 /** What the owner knows of a content beyond the arena. */
