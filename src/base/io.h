@@ -132,7 +132,7 @@ void csc_io_set_memory(csc_io *io, void *memory, uint64_t (*ready)(void *context
 typedef struct csc_io_facts {
     bool uring;                /* else threads */
     uint64_t registered_bytes; /* of one lane, at most */
-    uint32_t late;             /* abandoned lanes whose transfers are not done */
+    uint32_t late;             /* abandoned lanes whose transfers are not done, and late opens */
     uint64_t timeouts;         /* deadlines passed since open */
 } csc_io_facts;
 void csc_io_get_facts(const csc_io *io, csc_io_facts *facts);

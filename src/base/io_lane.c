@@ -488,6 +488,6 @@ void csc_io_get_facts(const csc_io *io, csc_io_facts *facts)
 {
     facts->uring = atomic_load(&io->uring);
     facts->registered_bytes = atomic_load(&io->registered_bytes);
-    facts->late = atomic_load(&io->late);
+    facts->late = atomic_load(&io->late) + atomic_load(&io->late_opens);
     facts->timeouts = atomic_load(&io->timeouts);
 }

@@ -432,6 +432,7 @@ static int gated_open(const char *name, int flags, mode_t mode)
 static void many_late_opens_are_answered_at_once(void **state)
 {
     csc_io_calls calls = {.open = gated_open, .close = close, .preadv = preadv, .pwritev = pwritev};
+    csc_io_facts facts;
     csc_io *io;
     int fd = -1;
 
@@ -443,11 +444,16 @@ static void many_late_opens_are_answered_at_once(void **state)
     /* A deadline that never comes: only an answer at once lets this go on. */
     assert_int_equal(csc_io_open_by(io, path, O_RDONLY, 0, EVER, &fd), CASCADE_ETIMEDOUT);
     assert_true(atomic_load(&opens_begun) <= 16);
+    csc_io_get_facts(io, &facts);
+    assert_int_equal(facts.late, 16);
     pthread_mutex_unlock(&gate);
     /* The disk answers again. */
     while (csc_io_open_by(io, path, O_RDONLY, 0, EVER, &fd) != 0)
         usleep(1000);
     csc_io_close(io, fd);
+    do
+        csc_io_get_facts(io, &facts);
+    while (facts.late > 0 && usleep(1000) == 0);
     csc_io_destroy(&io);
 }
 
