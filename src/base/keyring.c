@@ -4,6 +4,7 @@
 
 #include "base/fail.h"
 #include "base/sha256.h"
+#include "base/text.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -50,7 +51,7 @@ void csc_keyring_destroy(csc_keyring **ring)
 
 uint64_t csc_keyring_first(const csc_keyring *ring)
 {
-    return ring->ids[0];
+    return ring ? ring->ids[0] : 0;
 }
 
 const uint8_t *csc_keyring_find(const csc_keyring *ring, uint64_t key_id)
@@ -84,32 +85,6 @@ uint64_t csc_key_id(const uint8_t key[CSC_KEY_BYTES])
 
 /* ---- text ------------------------------------------------------------------------------------- */
 
-static int hex_digit(char c)
-{
-    if (c >= '0' && c <= '9')
-        return c - '0';
-    if (c >= 'a' && c <= 'f')
-        return c - 'a' + 10;
-    if (c >= 'A' && c <= 'F')
-        return c - 'A' + 10;
-    return -1;
-}
-
-static bool parse_key(const char *text, size_t bytes, uint8_t key[CSC_KEY_BYTES])
-{
-    if (bytes != (size_t)2 * CSC_KEY_BYTES)
-        return false;
-    for (size_t i = 0; i < CSC_KEY_BYTES; i++) {
-        int high = hex_digit(text[2 * i]);
-        int low = hex_digit(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return false;
-        key[i] = (uint8_t)(high << 4 | low);
-    }
-    return true;
-}
-
 static bool is_blank(char c)
 {
     return c == ' ' || c == '\t' || c == '\r';
@@ -132,7 +107,7 @@ static int parse_line(csc_keyring *ring, const char *line, size_t bytes, size_t 
     if (ring->count == CSC_KEYRING_KEYS_MAX)
         return csc_fail(CASCADE_EFORMAT, "line %zu: more than %u keys", number, CSC_KEYRING_KEYS_MAX);
     key = ring->keys[ring->count];
-    if (!parse_key(line, bytes, key))
+    if (bytes != (size_t)2 * CSC_KEY_BYTES || csc_hex_parse(line, CSC_KEY_BYTES, key) != 0)
         return csc_fail(CASCADE_EFORMAT, "line %zu: not a key of 64 hex digits", number);
     id = csc_key_id(key);
     /* Somebody meant to give two keys; and two of one id could not be told apart. */

@@ -48,7 +48,7 @@ int csc_keyring_load(const char *file, const char *command, csc_keyring **ring);
 /** Wipes the keys. Sets `*ring` to NULL; NULL inside is accepted. */
 void csc_keyring_destroy(csc_keyring **ring);
 
-/** The id of the key that encrypts. */
+/** The id of the key that encrypts; 0 for a NULL `ring`. */
 uint64_t csc_keyring_first(const csc_keyring *ring);
 /** The key with an id; NULL if it is not there (or `ring` is NULL). */
 const uint8_t *csc_keyring_find(const csc_keyring *ring, uint64_t key_id);

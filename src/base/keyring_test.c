@@ -88,6 +88,7 @@ static void keys_are_read(void **state)
     assert_null(csc_keyring_find(ring, 1));
     assert_null(csc_keyring_find(ring, 0));
     assert_null(csc_keyring_find(NULL, KEY_A_ID));
+    assert_int_equal(csc_keyring_first(NULL), 0);
     csc_keyring_destroy(&ring);
 }
 

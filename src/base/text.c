@@ -1,5 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* The public interface's texts: error names, sizes, keys and ids as people read and write them. */
+#include "base/text.h"
+
 #include "base/fail.h"
 
 #include <cascade/cascade.h>
@@ -135,11 +137,23 @@ static int hex_digit(char c)
     return -1;
 }
 
+size_t csc_hex_parse(const char *text, size_t count, uint8_t *bytes)
+{
+    for (size_t i = 0; i < count; i++) {
+        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
+
+        if (high < 0 || low < 0)
+            return 2 * i + (high < 0 ? 1 : 2);
+        bytes[i] = (uint8_t)(high << 4 | low);
+    }
+    return 0;
+}
+
 /* Writes `bytes` only if all of `text` is good; `count` is at most CASCADE_KEY_BYTES. */
-static int hex_parse(const char *what, const char *text, size_t count, uint8_t *bytes)
+static int parse_name(const char *what, const char *text, size_t count, uint8_t *bytes)
 {
     uint8_t parsed[CASCADE_KEY_BYTES];
-    size_t digits;
+    size_t digits, bad;
 
     if (!text || !bytes)
         return csc_fail(CASCADE_EINVAL, "%s and a place for it are needed", what);
@@ -147,14 +161,9 @@ static int hex_parse(const char *what, const char *text, size_t count, uint8_t *
     if (digits != 2 * count)
         return csc_fail(CASCADE_EINVAL, "%s has %zu hex digits, this text has %s%zu characters", what,
                         2 * count, digits > 2 * count ? "at least " : "", digits);
-    for (size_t i = 0; i < count; i++) {
-        int high = hex_digit(text[2 * i]), low = hex_digit(text[2 * i + 1]);
-
-        if (high < 0 || low < 0)
-            return csc_fail(CASCADE_EINVAL, "character %zu of %s is not a hex digit",
-                            2 * i + (high < 0 ? 1 : 2), what);
-        parsed[i] = (uint8_t)(high << 4 | low);
-    }
+    bad = csc_hex_parse(text, count, parsed);
+    if (bad)
+        return csc_fail(CASCADE_EINVAL, "character %zu of %s is not a hex digit", bad, what);
     memcpy(bytes, parsed, count);
     return 0;
 }
@@ -166,7 +175,7 @@ void cascade_id_format(const cascade_id *id, char text[CASCADE_ID_TEXT_BYTES])
 
 int cascade_id_parse(const char *text, cascade_id *id)
 {
-    return hex_parse("a block id", text, CASCADE_ID_BYTES, id ? id->bytes : NULL);
+    return parse_name("a block id", text, CASCADE_ID_BYTES, id ? id->bytes : NULL);
 }
 
 void cascade_key_format(const cascade_key *key, char text[2 * CASCADE_KEY_BYTES + 1])
@@ -176,7 +185,7 @@ void cascade_key_format(const cascade_key *key, char text[2 * CASCADE_KEY_BYTES 
 
 int cascade_key_parse(const char *text, cascade_key *key)
 {
-    return hex_parse("a key", text, CASCADE_KEY_BYTES, key ? key->bytes : NULL);
+    return parse_name("a key", text, CASCADE_KEY_BYTES, key ? key->bytes : NULL);
 }
 
 /* ---- names of numbers -------------------------------------------------------------------- */

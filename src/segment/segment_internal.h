@@ -170,12 +170,6 @@ static inline csc_segment_tier *csc_segment_tier_of(csc_tier *tier)
     return (csc_segment_tier *)(void *)tier;
 }
 
-/** The key that new segments are encrypted with, 0: none. */
-static inline uint64_t csc_segment_key_id(const csc_segment_tier *t)
-{
-    return t->keyring ? csc_keyring_first(t->keyring) : 0;
-}
-
 /** What the key of an encrypted record is made from, as its header says. */
 csc_cipher_record csc_segment_cipher_record(const csc_segfmt_record *header);
 

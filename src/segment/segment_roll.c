@@ -173,7 +173,7 @@ int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t r
     header->number = w->number;
     header->generation = generation;
     header->created_ns = csc_wall_ns();
-    header->key_id = csc_segment_key_id(t);
+    header->key_id = csc_keyring_first(t->keyring);
     header->recycled_from = recycled_from;
     csc_segfmt_header_seal(header);
     return 0;
@@ -218,8 +218,10 @@ static void stripe_once(csc_segment_tier *t)
 static int start(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
-    csc_segment_item facts = {
-        .rank = t->rank, .key_id = csc_segment_key_id(t), .ours = true, .state = CSC_SEGMENT_OPEN};
+    csc_segment_item facts = {.rank = t->rank,
+                              .key_id = csc_keyring_first(t->keyring),
+                              .ours = true,
+                              .state = CSC_SEGMENT_OPEN};
     char path[CSC_SEGMENT_PATH_BYTES];
     int rc;
 

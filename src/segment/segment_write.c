@@ -382,8 +382,8 @@ static void write_one(csc_segment_tier *t, batch *b, csc_tier_write *writes, siz
     bool is_small;
 
     j.payload_bytes = write->content.k_bytes + write->content.v_bytes;
-    j.header_bytes =
-        csc_segfmt_block_header_bytes(write->binding_count, j.payload_bytes, csc_segment_key_id(t));
+    j.header_bytes = csc_segfmt_block_header_bytes(write->binding_count, j.payload_bytes,
+                                                   csc_keyring_first(t->keyring));
     record_bytes = j.header_bytes + csc_segfmt_round(j.payload_bytes);
     is_small = fits(NULL, &j);
     if (csc_segment_must_roll(t, record_bytes, entry_count))

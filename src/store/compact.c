@@ -100,7 +100,7 @@ static bool has_failed(const compactor *c, uint32_t segment)
 /* Whether it is encrypted with a key that is not the first any more. */
 static bool is_rekeyed(const cascade_store *store, const csc_segment_info *info)
 {
-    return info->key_id != (store->keyring ? csc_keyring_first(store->keyring) : 0);
+    return info->key_id != csc_keyring_first(store->keyring);
 }
 
 bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,

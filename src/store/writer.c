@@ -256,7 +256,7 @@ static void settle_content(cascade_store *store, write_round *round, uint32_t i,
 static int make_room(cascade_store *store, const write_round *round)
 {
     uint64_t bytes = round->log_count ? csc_segfmt_log_header_bytes(round->log_count) : 0;
-    uint64_t key_id = store->keyring ? csc_keyring_first(store->keyring) : 0;
+    uint64_t key_id = csc_keyring_first(store->keyring);
     size_t entries = round->log_count;
 
     for (uint32_t i = 0; i < round->write_count; i++) {
