@@ -53,6 +53,10 @@ typedef struct cli_common {
 extern const struct argp cli_store_argp;
 extern const struct argp cli_json_argp;
 
+/** What a command's parser does with every key that is not its own: gives `common` to the first of its
+ * children, and takes no arguments. */
+error_t cli_parse_rest(int key, const char *argument, struct argp_state *state, cli_common *common);
+
 /** Parses the arguments of a command that has none of its own. */
 cli_common cli_plain_arguments(const char *documentation, int argc, char **argv);
 

@@ -48,11 +48,11 @@ static const struct argp_option json_options[] = {
 };
 const struct argp cli_json_argp = {.options = json_options, .parser = parse_common};
 
-static error_t parse_plain(int key, char *argument, struct argp_state *state)
+error_t cli_parse_rest(int key, const char *argument, struct argp_state *state, cli_common *common)
 {
     switch (key) {
     case ARGP_KEY_INIT:
-        state->child_inputs[0] = state->input;
+        state->child_inputs[0] = common;
         return 0;
     case ARGP_KEY_ARG:
         argp_error(state, "unexpected argument '%s'", argument);
@@ -60,6 +60,11 @@ static error_t parse_plain(int key, char *argument, struct argp_state *state)
     default:
         return ARGP_ERR_UNKNOWN;
     }
+}
+
+static error_t parse_plain(int key, char *argument, struct argp_state *state)
+{
+    return cli_parse_rest(key, argument, state, state->input);
 }
 
 cli_common cli_plain_arguments(const char *documentation, int argc, char **argv)

@@ -76,9 +76,6 @@ static error_t parse_bench(int key, char *argument, struct argp_state *state)
     bench_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case 's':
         arguments->common.directory = argument;
         arguments->has_store = true;
@@ -113,11 +110,8 @@ static error_t parse_bench(int key, char *argument, struct argp_state *state)
     case BENCH_KEY_FILE:
         arguments->key_file = argument;
         return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "unexpected argument '%s'", argument);
-        return EINVAL;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

@@ -2,7 +2,6 @@
 /* The commands that move one block's bytes: put, get. */
 #include "cli.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -25,9 +24,6 @@ static error_t parse_put(int key, char *argument, struct argp_state *state)
     put_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case BLOCK_KEY:
         arguments->put.key = cli_key_argument("--key", argument, state);
         arguments->has_key = true;
@@ -51,7 +47,7 @@ static error_t parse_put(int key, char *argument, struct argp_state *state)
             argp_error(state, "--parent needs --key: only keys form prefixes");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 
@@ -149,9 +145,6 @@ static error_t parse_get(int key, char *argument, struct argp_state *state)
     get_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case 'k':
         arguments->k_path = argument;
         return 0;
@@ -181,7 +174,7 @@ static error_t parse_get(int key, char *argument, struct argp_state *state)
             argp_error(state, "--json and '-' both want standard output");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

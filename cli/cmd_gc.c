@@ -4,7 +4,6 @@
 #include "cli.h"
 #include "progress.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -20,17 +19,11 @@ static error_t parse_gc(int key, char *argument, struct argp_state *state)
     gc_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case GC_DRY_RUN:
         arguments->dry_run = true;
         return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "unexpected argument '%s'", argument);
-        return EINVAL;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

@@ -22,9 +22,6 @@ static error_t parse_names(int key, char *argument, struct argp_state *state)
     names_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case NAMES_TENANT:
         arguments->tenant = cascade_tenant(argument);
         return 0;
@@ -42,7 +39,7 @@ static error_t parse_names(int key, char *argument, struct argp_state *state)
         argp_error(state, "give at least one name in hex");
         return EINVAL;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

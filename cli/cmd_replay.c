@@ -9,7 +9,6 @@
 #include "progress.h"
 #include "trace.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -50,9 +49,6 @@ static error_t parse_replay(int key, char *argument, struct argp_state *state)
     replay_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case REPLAY_BLOCK_BYTES:
         arguments->block_bytes = cli_size_argument("--block-bytes", argument, state);
         if (arguments->block_bytes == 0 || arguments->block_bytes > CASCADE_BLOCK_BYTES_MAX)
@@ -73,7 +69,7 @@ static error_t parse_replay(int key, char *argument, struct argp_state *state)
             argp_error(state, "how large is a block? Give --block-bytes, like 64KiB");
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

@@ -3,7 +3,6 @@
 #include "cli.h"
 #include "progress.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 
@@ -19,20 +18,14 @@ static error_t parse_scrub(int key, char *argument, struct argp_state *state)
     scrub_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case SCRUB_RATE:
         arguments->options.rate_bytes = cli_size_argument("--rate", argument, state);
         return 0;
     case SCRUB_FIX:
         arguments->options.fix = true;
         return 0;
-    case ARGP_KEY_ARG:
-        argp_error(state, "unexpected argument '%s'", argument);
-        return EINVAL;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

@@ -95,9 +95,6 @@ static error_t parse_simulate(int key, char *argument, struct argp_state *state)
     simulate_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case SIMULATE_CAPACITY:
     case SIMULATE_POLICY:
         parse_list(key, argument, arguments, state);
@@ -116,7 +113,7 @@ static error_t parse_simulate(int key, char *argument, struct argp_state *state)
             arguments->policies[arguments->policy_count++] = all_policies[0];
         return 0;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 

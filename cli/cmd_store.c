@@ -21,9 +21,6 @@ static error_t parse_init(int key, char *argument, struct argp_state *state)
     init_arguments *arguments = state->input;
 
     switch (key) {
-    case ARGP_KEY_INIT:
-        state->child_inputs[0] = &arguments->common;
-        return 0;
     case INIT_DRAM:
         arguments->options.dram_bytes = cli_size_argument("--dram", argument, state);
         if (arguments->options.dram_bytes == 0)
@@ -52,7 +49,7 @@ static error_t parse_init(int key, char *argument, struct argp_state *state)
         argp_error(state, "which directory?");
         return EINVAL;
     default:
-        return ARGP_ERR_UNKNOWN;
+        return cli_parse_rest(key, argument, state, &arguments->common);
     }
 }
 
