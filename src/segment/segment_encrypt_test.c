@@ -55,44 +55,20 @@ static csc_tier *open_with(const csc_keyring *ring)
     return tier;
 }
 
-static uint64_t quarantined(csc_tier *tier)
-{
-    cascade_tier_stats stats = {0};
-
-    tier->ops->stats(tier, &stats);
-    return stats.quarantined;
-}
-
 /* ---- the suite of every tier ---------------------------------------------------------------------- */
-
-static csc_tier *suite_open(bool buffered)
-{
-    csc_tier *tier = NULL;
-
-    testing_setup(NULL);
-    assert_int_equal(
-        testing_open((csc_segment_options){.keyring = rings[A], .buffered = buffered}, &tier), 0);
-    return tier;
-}
 
 static csc_tier *suite_open_direct(void)
 {
-    return suite_open(false);
+    return testing_suite_open((csc_segment_options){.keyring = rings[A]});
 }
 
 static csc_tier *suite_open_buffered(void)
 {
-    return suite_open(true);
+    return testing_suite_open((csc_segment_options){.keyring = rings[A], .buffered = true});
 }
 
-static void suite_close(csc_tier **tier)
-{
-    (*tier)->ops->close(tier);
-    testing_teardown(NULL);
-}
-
-static csc_tier_fixture direct = {suite_open_direct, suite_close};
-static csc_tier_fixture buffered = {suite_open_buffered, suite_close};
+static csc_tier_fixture direct = {suite_open_direct, testing_suite_close};
+static csc_tier_fixture buffered = {suite_open_buffered, testing_suite_close};
 
 /* ---- ranges --------------------------------------------------------------------------------------- */
 
@@ -160,7 +136,7 @@ static void ranges_of_sealed_and_unsealed_segments(void **state)
         check_range(reader, block, expected, all - 1, 1);
         assert_int_equal(testing_read(reader, &testing_find(6, 0, 0)->place, 6, 0, 0), 0);
         assert_int_equal(testing_read(reader, &testing_find(7, 1, 0)->place, 7, 1, 0), 0);
-        assert_int_equal(quarantined(reader), 0);
+        assert_int_equal(testing_stats(reader).quarantined, 0);
         reader->ops->close(&reader);
     }
     tier->ops->close(&tier);
@@ -168,16 +144,6 @@ static void ranges_of_sealed_and_unsealed_segments(void **state)
 }
 
 /* ---- files ---------------------------------------------------------------------------------------- */
-
-static const char *path_of(uint32_t rank, uint32_t number)
-{
-    static char path[512];
-    char name[CSC_SEGFMT_NAME_BYTES];
-
-    csc_segfmt_name_format(rank, number, name);
-    snprintf(path, sizeof path, "%s/%s", testing_directory_used(), name);
-    return path;
-}
 
 static uint8_t *read_file(const char *path, size_t *bytes)
 {
@@ -245,8 +211,7 @@ static void no_plain_byte_is_in_a_file(void **state)
     tier = open_with(rings[BA]);
     assert_false(is_plain_anywhere(1, 5 * MIB));
     tier->ops->close(&tier);
-    testing_teardown(NULL);
-    testing_setup(NULL);
+    testing_again();
     tier = open_with(NULL);
     assert_int_equal(testing_write(tier, 2, 10000, 100, 1, &place), 0);
     assert_int_equal(tier->ops->sync(tier), 0);
@@ -307,11 +272,11 @@ static void keys_that_are_missing(void **state)
             options.rank = 1;
             assert_int_equal(testing_open(options, &other), 0);
             assert_int_equal(testing_seen.block_count, 0);
-            assert_int_equal(quarantined(other), 0);
+            assert_int_equal(testing_stats(other).quarantined, 0);
             assert_int_equal(testing_write(other, 2, 3000, 50, 1, &place), 0);
             assert_int_equal(testing_read(other, &place, 2, 3000, 50), 0);
             other->ops->close(&other);
-            unlink(path_of(1, 0));
+            unlink(testing_path(1, 0));
         }
     }
     tier->ops->close(&tier);
@@ -382,11 +347,11 @@ static image make_image(bool sealed)
     for (uint64_t i = 0; i < 2; i++)
         assert_int_equal(testing_write(tier, i, SMALL, 0, 1, &places[i]), 0);
     assert_int_equal(sealed ? csc_segment_seal(tier) : tier->ops->sync(tier), 0);
-    made.bytes = read_file(path_of(0, 0), &made.size);
+    made.bytes = read_file(testing_path(0, 0), &made.size);
     for (size_t i = 0; i < 2; i++)
         made.record[i] = places[i].words[1];
     tier->ops->close(&tier);
-    unlink(path_of(0, 0));
+    unlink(testing_path(0, 0));
     return made;
 }
 
@@ -410,15 +375,15 @@ static int read_image(image *i, int second)
     csc_tier *tier;
     int rc;
 
-    write_file(path_of(0, 0), i->bytes, i->size);
+    write_file(testing_path(0, 0), i->bytes, i->size);
     tier = open_with(rings[BA]);
     block = testing_find(0, SMALL, 0);
     rc = block ? testing_read(tier, &block->place, 0, SMALL, 0) : CASCADE_MISS;
-    assert_int_equal(quarantined(tier), rc == CASCADE_ECORRUPT);
+    assert_int_equal(testing_stats(tier).quarantined, rc == CASCADE_ECORRUPT);
     block = testing_find(1, SMALL, 0);
     assert_int_equal(block ? testing_read(tier, &block->place, 1, SMALL, 0) : CASCADE_MISS, second);
     tier->ops->close(&tier);
-    unlink(path_of(0, 0));
+    unlink(testing_path(0, 0));
     return rc;
 }
 
@@ -478,7 +443,7 @@ static void swapped_records_are_noticed(void **state)
     /* With its digest too: only place and salt tell. */
     memcpy(record_of(&i, 0)->digest, record_of(&i, 1)->digest, 32);
     mend(&i, 0);
-    write_file(path_of(0, 0), i.bytes, i.size);
+    write_file(testing_path(0, 0), i.bytes, i.size);
     csc_tier *tier = open_with(rings[A]);
     assert_int_equal(testing_seen.block_count, 2);
     assert_int_equal(testing_read(tier, &testing_seen.blocks[0].place, 1, SMALL, 0), CASCADE_ECORRUPT);
@@ -496,7 +461,7 @@ static void keys_of_segment_and_records_agree(void **state)
     (void)state;
     ((csc_segfmt_header *)(void *)i.bytes)->key_id = 0;
     csc_segfmt_header_seal((void *)i.bytes);
-    write_file(path_of(0, 0), i.bytes, i.size);
+    write_file(testing_path(0, 0), i.bytes, i.size);
     tier = open_with(rings[A]);
     assert_int_equal(testing_seen.block_count, 0);
     tier->ops->close(&tier);
@@ -534,8 +499,7 @@ static void failed_writes(void **state)
             assert_int_equal(testing_read(tier, &testing_find(i, bytes, 7)->place, i, bytes, 7), 0);
         }
         tier->ops->close(&tier);
-        testing_teardown(NULL);
-        testing_setup(NULL);
+        testing_again();
     }
 }
 

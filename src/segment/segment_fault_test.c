@@ -318,11 +318,9 @@ static void full_disk_is_survived(void **state)
 
 static uint64_t file_bytes(void)
 {
-    char path[300];
     struct stat info;
 
-    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
-    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(stat(testing_path(0, 0), &info), 0);
     return (uint64_t)info.st_size;
 }
 

@@ -120,14 +120,6 @@ static uint8_t *block_of(uint64_t seed, size_t bytes)
     return memory;
 }
 
-static uint64_t read_bytes(csc_tier *tier)
-{
-    cascade_tier_stats stats;
-
-    tier->ops->stats(tier, &stats);
-    return stats.read_bytes;
-}
-
 /* ---- tests ------------------------------------------------------------------------------------------
  */
 
@@ -157,14 +149,14 @@ static void ranges_cost_their_chunks(void **state)
         cascade_piece piece = {memory, ranges[i / 2].bytes};
         csc_tier_read read = {
             .place = place, .content = content, .offset = offset, .pieces = &piece, .piece_count = 1};
-        uint64_t before = read_bytes(tier);
+        uint64_t before = testing_stats(tier).read_bytes;
 
         read.released = i % 2 ? note_released : NULL;
         memset(memory, 0xee, bytes);
         assert_int_equal(tier->ops->read(tier, &read, 1), 0);
         assert_memory_equal(memory, expected + offset, piece.bytes);
         assert_int_equal(memory[piece.bytes], 0xee);
-        assert_int_equal(read_bytes(tier) - before, 4096 + ranges[i / 2].chunks * CHUNK);
+        assert_int_equal(testing_stats(tier).read_bytes - before, 4096 + ranges[i / 2].chunks * CHUNK);
     }
     free(memory);
     free(expected);
@@ -301,11 +293,8 @@ static void after_a_deadline(void **state)
 /* Overwrites bytes of the only segment file. */
 static void overwrite(const void *bytes, size_t count, off_t offset)
 {
-    char path[512];
-    int fd;
+    int fd = open(testing_path(0, 0), O_RDWR);
 
-    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
-    fd = open(path, O_RDWR);
     assert_true(fd >= 0);
     assert_int_equal(pwrite(fd, bytes, count, offset), count);
     close(fd);
@@ -316,8 +305,6 @@ static void recycled_under_a_reader(void **state)
     static csc_segfmt_header header;
     static const uint8_t junk[64 * 1024] = {1, 2, 3};
     csc_tier *tier = testing_open_default();
-    cascade_tier_stats stats;
-    char path[512];
     csc_place place;
     int fd;
 
@@ -325,8 +312,7 @@ static void recycled_under_a_reader(void **state)
     assert_int_equal(testing_write(tier, 1, 2 * MIB, 0, 1, &place), 0);
     assert_int_equal(csc_segment_seal(tier), 0);
     assert_int_equal(testing_read(tier, &place, 1, 2 * MIB, 0), 0);
-    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
-    fd = open(path, O_RDONLY);
+    fd = open(testing_path(0, 0), O_RDONLY);
     assert_int_equal(pread(fd, &header, sizeof header, 0), sizeof header);
     close(fd);
     /* Damage is damage. */
@@ -344,10 +330,9 @@ static void recycled_under_a_reader(void **state)
     overwrite(&header, sizeof header, 0);
     assert_int_equal(testing_read(tier, &place, 1, 2 * MIB, 0), CASCADE_ECORRUPT);
     /* Taken away by somebody else. */
-    assert_int_equal(unlink(path), 0);
+    assert_int_equal(unlink(testing_path(0, 0)), 0);
     assert_int_equal(testing_read(tier, &place, 1, 2 * MIB, 0), CASCADE_MISS);
-    tier->ops->stats(tier, &stats);
-    assert_int_equal(stats.quarantined, 2);
+    assert_int_equal(testing_stats(tier).quarantined, 2);
     tier->ops->close(&tier);
 }
 

@@ -36,30 +36,12 @@ static csc_tier *open_keeping(uint32_t spares_max)
     return tier;
 }
 
-static uint64_t quarantined(csc_tier *tier)
-{
-    cascade_tier_stats stats;
-
-    tier->ops->stats(tier, &stats);
-    return stats.quarantined;
-}
-
-static uint64_t used_bytes(csc_tier *tier)
-{
-    cascade_tier_stats stats;
-
-    tier->ops->stats(tier, &stats);
-    return stats.used_bytes;
-}
-
 /* The size of a segment's file; 0: there is none. */
 static uint64_t file_bytes(unsigned number)
 {
-    char path[400];
     struct stat info;
 
-    snprintf(path, sizeof path, "%s/agg_rank000_%06u.bin", testing_directory_used(), number);
-    return stat(path, &info) == 0 ? (uint64_t)info.st_size : 0;
+    return stat(testing_path(0, number), &info) == 0 ? (uint64_t)info.st_size : 0;
 }
 
 /* A sealed segment of OLD blocks; returns its index. */
@@ -80,7 +62,6 @@ static void only_the_new_records_are_found(void **state)
         csc_place place;
         uint64_t old_bytes;
 
-        testing_setup(NULL);
         tier = open_keeping(1);
         assert_int_equal(csc_segment_remove(tier, write_old(tier)), 0);
         old_bytes = file_bytes(0);
@@ -88,13 +69,13 @@ static void only_the_new_records_are_found(void **state)
         assert_int_equal(csc_segment_count(tier), 0);
         assert_true(old_bytes > OLD * BYTES);
         assert_int_equal(csc_segment_spare_bytes(tier), old_bytes);
-        assert_int_equal(used_bytes(tier), old_bytes);
+        assert_int_equal(testing_stats(tier).used_bytes, old_bytes);
         for (uint64_t i = 0; i < count; i++)
             assert_int_equal(testing_write(tier, 100 + i, BYTES, 0, 1, &place), 0);
         assert_int_equal(tier->ops->sync(tier), 0);
         assert_int_equal(csc_segment_recycled(tier), count > 0);
         assert_int_equal(csc_segment_spare_bytes(tier), count > 0 ? 0 : old_bytes);
-        assert_true(used_bytes(tier) == old_bytes);
+        assert_true(testing_stats(tier).used_bytes == old_bytes);
         assert_int_equal(file_bytes(0), count > 0 ? 0 : old_bytes);
         assert_int_equal(file_bytes(1), count > 0 ? old_bytes : 0);
         tier->ops->close(&tier); /* as a crash would: without an index */
@@ -106,9 +87,9 @@ static void only_the_new_records_are_found(void **state)
             assert_non_null(block);
             assert_int_equal(testing_read(tier, &block->place, 100 + i, BYTES, 0), 0);
         }
-        assert_int_equal(quarantined(tier), 0);
+        assert_int_equal(testing_stats(tier).quarantined, 0);
         tier->ops->close(&tier);
-        testing_teardown(NULL);
+        testing_again();
     }
 }
 
@@ -122,7 +103,6 @@ static void sealed_ones_end_at_their_index(void **state)
         size_t infos = 1;
         csc_place place;
 
-        testing_setup(NULL);
         tier = open_keeping(1);
         assert_int_equal(csc_segment_remove(tier, write_old(tier)), 0);
         for (uint64_t i = 0; i < count; i++)
@@ -132,7 +112,7 @@ static void sealed_ones_end_at_their_index(void **state)
         assert_int_equal(infos, 1);
         assert_true(info.sealed && info.ours);
         assert_int_equal(info.bytes, file_bytes(1));
-        assert_int_equal(used_bytes(tier), file_bytes(1));
+        assert_int_equal(testing_stats(tier).used_bytes, file_bytes(1));
         tier->ops->close(&tier);
         tier = open_keeping(1);
         assert_int_equal(testing_seen.block_count, count);
@@ -147,9 +127,9 @@ static void sealed_ones_end_at_their_index(void **state)
         tier->ops->close(&tier);
         tier = open_keeping(0);
         assert_int_equal(testing_seen.block_count, 1);
-        assert_int_equal(quarantined(tier), 0);
+        assert_int_equal(testing_stats(tier).quarantined, 0);
         tier->ops->close(&tier);
-        testing_teardown(NULL);
+        testing_again();
     }
 }
 
@@ -160,7 +140,6 @@ static void as_many_as_allowed_are_kept(void **state)
         csc_tier *tier;
         csc_place place;
 
-        testing_setup(NULL);
         tier = open_keeping(spares_max);
         for (uint32_t i = 0; i < 3; i++)
             write_old(tier);
@@ -175,7 +154,7 @@ static void as_many_as_allowed_are_kept(void **state)
         assert_int_equal(csc_segment_remove(tier, 0), 0);
         assert_int_equal(testing_file_count(), 0);
         tier->ops->close(&tier);
-        testing_teardown(NULL);
+        testing_again();
     }
 }
 
@@ -187,7 +166,6 @@ static void readers_of_the_old_segment_miss(void **state)
     csc_place place;
 
     (void)state;
-    testing_setup(NULL);
     tier = open_keeping(1);
     write_old(tier);
     reader = open_keeping(0);
@@ -206,10 +184,9 @@ static void readers_of_the_old_segment_miss(void **state)
     assert_int_equal(csc_segment_seal(tier), 0);
     for (uint64_t i = 0; i < OLD; i++)
         assert_int_equal(testing_read(reader, &places[i], i, BYTES, 0), CASCADE_MISS);
-    assert_int_equal(quarantined(reader), 0);
+    assert_int_equal(testing_stats(reader).quarantined, 0);
     reader->ops->close(&reader);
     tier->ops->close(&tier);
-    testing_teardown(NULL);
 }
 
 /* Somebody else took the spare away, or put something else there: a new file is made instead. */
@@ -219,16 +196,13 @@ static void spares_that_vanish(void **state)
     for (int how = 0; how < 3; how++) {
         csc_tier *tier;
         csc_place place;
-        char path[400];
 
-        testing_setup(NULL);
         tier = open_keeping(1);
         assert_int_equal(csc_segment_remove(tier, write_old(tier)), 0);
-        snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
         if (how == 0)
-            assert_int_equal(unlink(path), 0);
+            assert_int_equal(unlink(testing_path(0, 0)), 0);
         else if (how == 1)
-            assert_int_equal(truncate(path, 0), 0);
+            assert_int_equal(truncate(testing_path(0, 0), 0), 0);
         else
             testing_fault = (testing_faults){.at = 1, .err = EIO, .only_growth = true};
         assert_int_equal(testing_write(tier, 100, BYTES, 0, 1, &place), 0);
@@ -239,9 +213,9 @@ static void spares_that_vanish(void **state)
         tier->ops->close(&tier);
         tier = open_keeping(0);
         assert_int_equal(testing_seen.block_count, 1);
-        assert_int_equal(quarantined(tier), 0);
+        assert_int_equal(testing_stats(tier).quarantined, 0);
         tier->ops->close(&tier);
-        testing_teardown(NULL);
+        testing_again();
     }
 }
 
@@ -276,7 +250,6 @@ static void live_and_die(int acknowledge)
     _exit(0);
 }
 
-/* What the next owner finds, and that it can go on. */
 /* Files that begin as a spare does. */
 static size_t spares_left(void)
 {
@@ -297,6 +270,7 @@ static size_t spares_left(void)
     return count;
 }
 
+/* What the next owner finds, and that it can go on. */
 static void check_after_death(const char *acknowledged)
 {
     csc_tier *tier = open_keeping(1);
@@ -326,7 +300,7 @@ static void check_after_death(const char *acknowledged)
     }
     assert_int_equal(testing_seen.block_count, found);
     assert_int_equal(spares_left(), 0); /* they would take space for ever */
-    assert_int_equal(quarantined(tier), 0);
+    assert_int_equal(testing_stats(tier).quarantined, 0);
     assert_int_equal(testing_write(tier, 200, BYTES, 0, 1, &place), 0);
     assert_int_equal(csc_segment_seal(tier), 0);
     assert_int_equal(testing_read(tier, &place, 200, BYTES, 0), 0);
@@ -344,7 +318,6 @@ static void killed_at_each_mark(void **state)
         int ends[2];
         pid_t child;
 
-        testing_setup(NULL);
         assert_int_equal(pipe(ends), 0);
         child = fork();
         assert_true(child >= 0);
@@ -359,7 +332,7 @@ static void killed_at_each_mark(void **state)
         assert_true(read(ends[0], acknowledged, sizeof acknowledged - 1) >= 0);
         close(ends[0]);
         check_after_death(acknowledged);
-        testing_teardown(NULL);
+        testing_again();
     }
     assert_true(last > 12);
 }
@@ -387,7 +360,6 @@ static void torn_pages_are_never_damage(void **state)
     csc_place place;
 
     (void)state;
-    testing_setup(NULL);
     csc_io_destroy(&testing_io);
     calls.pwritev = recording_pwritev;
     assert_int_equal(csc_io_create(&calls, &testing_io), 0);
@@ -410,7 +382,6 @@ static void torn_pages_are_never_damage(void **state)
                 csc_segfmt_is_spare(&page, 0, 0) ||
                 (i == 1 && csc_segfmt_header_check(&page.header) == 0 && page.header.number == 0));
         }
-    testing_teardown(NULL);
 }
 
 /* ---- failing calls -------------------------------------------------------------------------------- */
@@ -427,7 +398,6 @@ static void each_failing_call(testing_faults fault)
         int written;
         int sealed;
 
-        testing_setup(NULL);
         tier = open_keeping(1);
         write_old(tier);
         testing_fault = fault;
@@ -456,9 +426,9 @@ static void each_failing_call(testing_faults fault)
                 if (testing_find(seed, BYTES, 0) == &testing_seen.blocks[i])
                     assert_int_equal(testing_read(tier, &testing_seen.blocks[i].place, seed, BYTES, 0),
                                      0);
-        assert_int_equal(quarantined(tier), 0);
+        assert_int_equal(testing_stats(tier).quarantined, 0);
         tier->ops->close(&tier);
-        testing_teardown(NULL);
+        testing_again();
     }
     assert_true(fault.at > 5);
 }
@@ -470,17 +440,19 @@ static void failing_calls(void **state)
     each_failing_call((testing_faults){.err = ENOSPC});
 }
 
+#define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(only_the_new_records_are_found),
-        cmocka_unit_test(sealed_ones_end_at_their_index),
-        cmocka_unit_test(as_many_as_allowed_are_kept),
-        cmocka_unit_test(readers_of_the_old_segment_miss),
-        cmocka_unit_test(spares_that_vanish),
-        cmocka_unit_test(killed_at_each_mark),
-        cmocka_unit_test(torn_pages_are_never_damage),
-        cmocka_unit_test(failing_calls),
+        CASE(only_the_new_records_are_found),
+        CASE(sealed_ones_end_at_their_index),
+        CASE(as_many_as_allowed_are_kept),
+        CASE(readers_of_the_old_segment_miss),
+        CASE(spares_that_vanish),
+        CASE(killed_at_each_mark),
+        CASE(torn_pages_are_never_damage),
+        CASE(failing_calls),
     };
 
     setenv("CASCADE_LOG", "none", 0); /* the errors are meant */

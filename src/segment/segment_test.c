@@ -19,35 +19,18 @@
 
 /* ---- the shared test ------------------------------------------------------------------------------ */
 
-static csc_tier *suite_open(bool buffered)
-{
-    csc_tier *tier = NULL;
-
-    testing_setup(NULL);
-    assert_int_equal(
-        testing_open((csc_segment_options){.buffered = buffered, .segment_bytes = 24 * MIB}, &tier), 0);
-    return tier;
-}
-
 static csc_tier *open_direct(void)
 {
-    return suite_open(false);
+    return testing_suite_open((csc_segment_options){.segment_bytes = 24 * MIB});
 }
 
 static csc_tier *open_buffered(void)
 {
-    return suite_open(true);
+    return testing_suite_open((csc_segment_options){.buffered = true, .segment_bytes = 24 * MIB});
 }
 
-static void suite_close(csc_tier **tier)
-{
-    (*tier)->ops->close(tier);
-    assert_null(*tier);
-    testing_teardown(NULL);
-}
-
-static csc_tier_fixture direct = {open_direct, suite_close};
-static csc_tier_fixture buffered = {open_buffered, suite_close};
+static csc_tier_fixture direct = {open_direct, testing_suite_close};
+static csc_tier_fixture buffered = {open_buffered, testing_suite_close};
 
 /* ---- reopening ------------------------------------------------------------------------------------ */
 
@@ -163,7 +146,6 @@ static void open_reads_the_index_only(void **state)
     csc_tier *tier = testing_open_default();
     cascade_tier_stats stats;
     struct stat info;
-    char path[512];
     csc_place place;
 
     (void)state;
@@ -177,8 +159,7 @@ static void open_reads_the_index_only(void **state)
     assert_int_equal(stats.read_bytes, 4096 + 4096 + 16384); /* header, trailer, 100 entries */
     tier->ops->close(&tier);
     /* What was reserved ahead was given back. */
-    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
-    assert_int_equal(stat(path, &info), 0);
+    assert_int_equal(stat(testing_path(0, 0), &info), 0);
     assert_true((uint64_t)info.st_blocks * 512 <= (uint64_t)info.st_size + MIB);
 }
 
@@ -188,7 +169,6 @@ static void padding_is_zero(void **state)
     csc_tier *tier = testing_open_default();
     uint8_t *memory = NULL;
     uint8_t page[4096];
-    char path[512];
     int fd;
 
     (void)state;
@@ -201,8 +181,7 @@ static void padding_is_zero(void **state)
 
         assert_int_equal(tier->ops->write(tier, &write, 1), 0);
     }
-    snprintf(path, sizeof path, "%s/agg_rank000_000000.bin", testing_directory_used());
-    fd = open(path, O_RDONLY);
+    fd = open(testing_path(0, 0), O_RDONLY);
     for (off_t at = 8192; at <= 16384; at += 8192) {
         assert_int_equal(pread(fd, page, sizeof page, at), sizeof page);
         for (size_t i = 0; i < sizeof page; i++)

@@ -63,6 +63,16 @@ size_t testing_file_count(void)
     return count;
 }
 
+const char *testing_path(uint32_t rank, uint32_t number)
+{
+    static char path[sizeof directory + CSC_SEGFMT_NAME_BYTES];
+    char name[CSC_SEGFMT_NAME_BYTES];
+
+    csc_segfmt_name_format(rank, number, name);
+    snprintf(path, sizeof path, "%s/%s", directory, name);
+    return path;
+}
+
 /* ---- what an open finds --------------------------------------------------------------------------- */
 
 static int see_block(void *context, const csc_segment_source *source, const csc_content *content,
@@ -109,6 +119,14 @@ csc_tier *testing_open_default(void)
 
     assert_int_equal(testing_open((csc_segment_options){0}, &tier), 0);
     return tier;
+}
+
+cascade_tier_stats testing_stats(csc_tier *tier)
+{
+    cascade_tier_stats stats = {0};
+
+    tier->ops->stats(tier, &stats);
+    return stats;
 }
 
 const testing_block *testing_find(uint64_t seed, size_t k_bytes, size_t v_bytes)
@@ -385,4 +403,26 @@ int testing_teardown(void **state)
     csc_io_destroy(&testing_io);
     testing_remove();
     return 0;
+}
+
+void testing_again(void)
+{
+    testing_teardown(NULL);
+    assert_int_equal(testing_setup(NULL), 0);
+}
+
+csc_tier *testing_suite_open(csc_segment_options options)
+{
+    csc_tier *tier = NULL;
+
+    assert_int_equal(testing_setup(NULL), 0);
+    assert_int_equal(testing_open(options, &tier), 0);
+    return tier;
+}
+
+void testing_suite_close(csc_tier **tier)
+{
+    (*tier)->ops->close(tier);
+    assert_null(*tier);
+    testing_teardown(NULL);
 }

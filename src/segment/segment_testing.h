@@ -31,6 +31,8 @@ const char *testing_directory_used(void);
 void testing_remove(void);
 /** How many segment files are in the directory. */
 size_t testing_file_count(void);
+/** The path of a segment file there; static storage. */
+const char *testing_path(uint32_t rank, uint32_t number);
 
 extern csc_io *testing_io;
 extern testing_found testing_seen;
@@ -38,6 +40,7 @@ extern testing_found testing_seen;
 /** Opens the tier on the directory and fills testing_seen; returns the open's code. */
 int testing_open(csc_segment_options options, csc_tier **tier);
 csc_tier *testing_open_default(void);
+cascade_tier_stats testing_stats(csc_tier *tier);
 
 /** Writes a block of that seed with `binding_count` made-up bindings; returns its status. */
 int testing_write(csc_tier *tier, uint64_t seed, size_t k_bytes, size_t v_bytes, size_t binding_count,
@@ -75,5 +78,11 @@ size_t testing_open_descriptors(void);
 /** cmocka set-up and tear-down: a directory and a file layer without faults; gone after. */
 int testing_setup(void **state);
 int testing_teardown(void **state);
+/** Both, the second first: a test begins again. */
+void testing_again(void);
+
+/** For the suite of every tier: opens a tier in a set-up of its own; closes it, and tears down. */
+csc_tier *testing_suite_open(csc_segment_options options);
+void testing_suite_close(csc_tier **tier);
 
 #endif
