@@ -76,19 +76,32 @@ static int lane_make(csc_io *io, csc_io_lane **result)
     return 0;
 }
 
+static void *reaper_main(void *context);
+
+/* No thread for it: the next lane that is taken or abandoned tries again, and csc_io_destroy does
+ * without. Lock held. */
+static void want_reaper(csc_io *io)
+{
+    if (!io->has_reaper && pthread_create(&io->reaper, NULL, reaper_main, io) == 0)
+        io->has_reaper = true;
+}
+
 int csc_io_lane_take(csc_io *io, csc_io_lane **result)
 {
-    csc_io_lane *lane;
+    csc_io_lane *lane = NULL;
+    bool stopped;
     int code = 0;
 
-    if (atomic_load(&io->late) >= CSC_IO_LATE_MAX)
-        return csc_fail(CASCADE_ETIMEDOUT, "the disk does not answer: %u operations wait for it",
-                        CSC_IO_LATE_MAX);
     pthread_mutex_lock(&io->lock);
-    lane = io->free_lanes;
-    if (lane)
+    if (io->abandoned)
+        want_reaper(io);
+    stopped = atomic_load(&io->late) >= CSC_IO_LATE_MAX;
+    if (!stopped && (lane = io->free_lanes))
         io->free_lanes = lane->next;
     pthread_mutex_unlock(&io->lock);
+    if (stopped)
+        return csc_fail(CASCADE_ETIMEDOUT, "the disk does not answer: %u operations wait for it",
+                        CSC_IO_LATE_MAX);
     if (!lane)
         code = lane_make(io, &lane);
     if (code)
@@ -323,8 +336,7 @@ void csc_io_lane_abandon(csc_io_lane **slot, void (*released)(void *context), vo
     atomic_fetch_add(&io->timeouts, 1);
     atomic_fetch_add(&io->late, 1);
     pthread_mutex_lock(&io->lock);
-    if (!io->has_reaper && pthread_create(&io->reaper, NULL, reaper_main, io) == 0)
-        io->has_reaper = true;
+    want_reaper(io);
     lane->next = io->abandoned;
     io->abandoned = lane;
     pthread_cond_signal(&io->reaper_work);

@@ -416,47 +416,6 @@ static void a_transfer_outlives_its_thread(void **state)
     }
 }
 
-/* ---- opens that do not come back ------------------------------------------------------------------ */
-
-static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
-static atomic_int opens_begun;
-
-static int gated_open(const char *name, int flags, mode_t mode)
-{
-    atomic_fetch_add(&opens_begun, 1);
-    pthread_mutex_lock(&gate);
-    pthread_mutex_unlock(&gate);
-    return open(name, flags, mode);
-}
-
-static void many_late_opens_are_answered_at_once(void **state)
-{
-    csc_io_calls calls = {.open = gated_open, .close = close, .preadv = preadv, .pwritev = pwritev};
-    csc_io_facts facts;
-    csc_io *io;
-    int fd = -1;
-
-    (void)state;
-    assert_int_equal(csc_io_create(&calls, &io), 0);
-    pthread_mutex_lock(&gate);
-    for (int i = 0; i < 16; i++)
-        assert_int_equal(csc_io_open_by(io, path, O_RDONLY, 0, soon(2), &fd), CASCADE_ETIMEDOUT);
-    /* A deadline that never comes: only an answer at once lets this go on. */
-    assert_int_equal(csc_io_open_by(io, path, O_RDONLY, 0, EVER, &fd), CASCADE_ETIMEDOUT);
-    assert_true(atomic_load(&opens_begun) <= 16);
-    csc_io_get_facts(io, &facts);
-    assert_int_equal(facts.late, 16);
-    pthread_mutex_unlock(&gate);
-    /* The disk answers again. */
-    while (csc_io_open_by(io, path, O_RDONLY, 0, EVER, &fd) != 0)
-        usleep(1000);
-    csc_io_close(io, fd);
-    do
-        csc_io_get_facts(io, &facts);
-    while (facts.late > 0 && usleep(1000) == 0);
-    csc_io_destroy(&io);
-}
-
 /* ---- forks -----------------------------------------------------------------------------------------
  */
 
@@ -561,7 +520,6 @@ int main(void)
         cmocka_unit_test(odd_requests_are_answered_alike),
         cmocka_unit_test(nonblocking_is_only_the_open),
         cmocka_unit_test(a_transfer_outlives_its_thread),
-        cmocka_unit_test(many_late_opens_are_answered_at_once),
         cmocka_unit_test(a_fork_changes_nothing_for_the_parent),
     };
 
