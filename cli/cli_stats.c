@@ -128,6 +128,7 @@ json_t *cli_stats_json(const cascade_stats *stats)
     MEMBER(object, stats, aged_blocks);
     MEMBER(object, stats, file_encrypted);
     MEMBER(object, stats, file_striped);
+    MEMBER(object, stats, file_rereads);
     json_object_set_new(object, "space_amplification",
                         stats->file_live_bytes ? json_real(cli_amplification(stats)) : json_null());
     json_object_set_new(object, "metadata_ops_per_gib",

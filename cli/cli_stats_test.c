@@ -46,13 +46,14 @@ static void test_json(void **state)
     stats.tiers[CASCADE_TIER_FILE].used_bytes = 300;
     stats.file_live_bytes = 200;
     stats.recycled_segments = 14;
+    stats.file_rereads = 15;
     stats.metadata_ops.fsync = 31;
     stats.latency[CASCADE_OP_GET_FILE].count = 1;
     stats.latency[CASCADE_OP_GET_FILE].buckets[3] = 1;
     object = cli_stats_json(&stats);
     tiers = json_object_get(object, "tiers");
     assert_int_equal(json_object_size(object),
-                     36); /* 31 numbers, 2 ratios, tiers, metadata_ops, latency */
+                     37); /* 32 numbers, 2 ratios, tiers, metadata_ops, latency */
     assert_int_equal(number(object, "keys"), 11);
     assert_int_equal(number(object, "lost"), 12);
     assert_int_equal(number(object, "file_direct"), 1);
@@ -70,6 +71,7 @@ static void test_json(void **state)
     assert_int_equal(json_object_size(json_object_get(json_object_get(object, "latency"), "get_file")),
                      5);
     assert_int_equal(number(object, "recycled_segments"), 14);
+    assert_int_equal(number(object, "file_rereads"), 15);
     assert_true(json_real_value(json_object_get(object, "space_amplification")) == 1.5);
     json_decref(object);
 }

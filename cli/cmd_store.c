@@ -151,8 +151,8 @@ static void print_file_tier(const cascade_stats *stats)
     printf("; compactions %" PRIu64 " (%s moved), recycled segments %" PRIu64 "\n", stats->compactions,
            cli_size_text(stats->compacted_bytes), stats->recycled_segments);
     printf("  read ahead %" PRIu64 " blocks, dropped by age %" PRIu64 ", past their deadline %" PRIu64
-           " reads\n",
-           stats->read_ahead_blocks, stats->aged_blocks, stats->file_timeouts);
+           " reads, right only when repeated %" PRIu64 "\n",
+           stats->read_ahead_blocks, stats->aged_blocks, stats->file_timeouts, stats->file_rereads);
 }
 
 static void print_metadata(const cascade_stats *stats)

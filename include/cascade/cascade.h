@@ -474,6 +474,7 @@ typedef struct cascade_stats {
     uint64_t aged_blocks;           /* dropped by age; among the file tier's drops */
     uint32_t file_encrypted;        /* new segments are */
     uint32_t file_striped;          /* new segments are striped (Lustre) */
+    uint64_t file_rereads;          /* reads that were wrong once, and right when they were repeated */
 } cascade_stats;
 
 /** Fills `*stats` (up to its struct_bytes). */

@@ -229,6 +229,11 @@ bool csc_segment_is_striped(csc_tier *tier)
     return atomic_load(&csc_segment_tier_of(tier)->striped);
 }
 
+uint64_t csc_segment_rereads(csc_tier *tier)
+{
+    return atomic_load(&csc_segment_tier_of(tier)->rereads);
+}
+
 int csc_segment_remove(csc_tier *tier, uint32_t segment)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);

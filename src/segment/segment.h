@@ -19,9 +19,9 @@
  * only for what was written after the failed one. The failed segment is not appended to; what of it is
  * whole may be found again by a later open.
  *
- * Reading. A damaged record, or one of another content, is CASCADE_ECORRUPT; a place of another handle
- * or in a removed segment is CASCADE_MISS. stats.quarantined counts the files skipped at open and the
- * reads that were CASCADE_ECORRUPT; stats.used_bytes is of this rank's files.
+ * Reading. A damaged record, or one of another content, is CASCADE_ECORRUPT, after it was read twice; a
+ * place of another handle or in a removed segment is CASCADE_MISS. stats.quarantined counts the files
+ * skipped at open and the reads that were CASCADE_ECORRUPT; stats.used_bytes is of this rank's files.
  *
  * All file work goes through base/io.h, which counts it.
  */
@@ -166,6 +166,9 @@ bool csc_segment_is_striped(csc_tier *tier);
 
 /** How many segments were started in the file of a removed one. */
 uint64_t csc_segment_recycled(csc_tier *tier);
+
+/** How many reads were right only the second time. */
+uint64_t csc_segment_rereads(csc_tier *tier);
 
 /** Bytes of files that wait to be used again; a part of stats.used_bytes. close removes them. */
 uint64_t csc_segment_spare_bytes(csc_tier *tier);

@@ -143,6 +143,30 @@ static void ranges_of_sealed_and_unsealed_segments(void **state)
     free(expected);
 }
 
+/* Decrypted once already, the first parts are read and decrypted once more. */
+static void wrong_bytes_are_read_once_more(void **state)
+{
+    const size_t bytes = 5 * MIB + 1234;
+    uint8_t *expected = malloc(bytes);
+    csc_tier *tier = open_with(rings[A]);
+    csc_place place;
+
+    (void)state;
+    csc_tier_suite_fill(expected, bytes, 5);
+    assert_int_equal(testing_write(tier, 5, bytes, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+    tier = open_with(rings[A]);
+    for (int at = 1; at < 5; at++) {
+        testing_fault = (testing_faults){.wrong_at = at, .wrong_count = 1};
+        check_range(tier, testing_find(5, bytes, 0), expected, 0, bytes);
+        assert_int_equal(csc_segment_rereads(tier), at);
+    }
+    assert_int_equal(testing_stats(tier).quarantined, 0);
+    tier->ops->close(&tier);
+    free(expected);
+}
+
 /* ---- files ---------------------------------------------------------------------------------------- */
 
 static uint8_t *read_file(const char *path, size_t *bytes)
@@ -512,6 +536,7 @@ int main(void)
         CSC_TIER_SUITE_CHECKED(&buffered),
         cmocka_unit_test_setup_teardown(ranges_of_sealed_and_unsealed_segments, testing_setup,
                                         testing_teardown),
+        cmocka_unit_test_setup_teardown(wrong_bytes_are_read_once_more, testing_setup, testing_teardown),
         cmocka_unit_test_setup_teardown(no_plain_byte_is_in_a_file, testing_setup, testing_teardown),
         cmocka_unit_test_setup_teardown(plain_files_are_not_kept, testing_setup, testing_teardown),
         cmocka_unit_test_setup_teardown(keys_that_are_missing, testing_setup, testing_teardown),

@@ -156,7 +156,7 @@ typedef struct csc_segment_tier {
     size_t reader_count;
 
     csc_segment_writer writer;
-    _Atomic uint64_t read_bytes, written_bytes, quarantined, recycled;
+    _Atomic uint64_t read_bytes, written_bytes, quarantined, recycled, rereads;
     atomic_bool striped;
 } csc_segment_tier;
 

@@ -11,6 +11,9 @@
  * returned.
  *
  * Nothing in a place is believed: it may come from an arena that another handle left behind.
+ *
+ * Bytes that fail their check may have been hurt on the way: they are read once more before the record
+ * is called damaged.
  */
 #include "base/clock.h"
 #include "base/copy.h"
@@ -326,7 +329,17 @@ static bool is_all_asked(const reading *r)
     return r->begun && r->header_asked && r->next == r->region_to;
 }
 
-/* Direct reads are refused on this file: have it opened anew, and begin again. */
+/* A read without transfers starts from its beginning. What it told of as arrived is not told again. */
+static void begin_again(csc_segment_reader *reader, reading *r)
+{
+    csc_segment_file_release(reader->t, r->file);
+    r->file = NULL;
+    r->begun = false;
+    r->status = 0;
+    reader->from = 0;
+}
+
+/* Direct reads are refused on this file: have it opened anew. */
 static void leave_direct(csc_segment_reader *reader, reading *r)
 {
     csc_segment_file *leaving = NULL;
@@ -337,11 +350,7 @@ static void leave_direct(csc_segment_reader *reader, reading *r)
         leaving = csc_segment_file_detach(reader->t, r->item);
     pthread_mutex_unlock(&reader->t->lock);
     csc_segment_file_close(reader->t, leaving);
-    csc_segment_file_release(reader->t, r->file);
-    r->file = NULL;
-    r->begun = false;
-    r->status = 0;
-    reader->from = 0;
+    begin_again(reader, r);
 }
 
 /* A read without transfers, done or failed, is over. */
@@ -356,12 +365,19 @@ static void settle(csc_segment_reader *reader, reading *r)
         leave_direct(reader, r);
         return;
     }
+    if (r->status == CASCADE_ECORRUPT && r->file && !r->again) {
+        r->again = true;
+        begin_again(reader, r);
+        return;
+    }
     if (r->status == CASCADE_ENOTSUP)
         r->status = CASCADE_EIO;
     r->ended = true;
     if (r->status == 0) {
         csc_segment_file_release(reader->t, r->file);
         r->file = NULL;
+        if (r->again)
+            atomic_fetch_add(&reader->t->rereads, 1);
     }
 }
 

@@ -290,6 +290,67 @@ static void after_a_deadline(void **state)
     tier->ops->close(&tier);
 }
 
+/* One read of a block, into pages or not, of which the `wrong_at`-th transfer and those after it bring
+ * a wrong bit; its status. */
+static int read_wrongly(csc_tier *tier, const testing_block *block, uint64_t seed, bool into_pages,
+                        int wrong_at, int wrong_count)
+{
+    size_t bytes = block->content.k_bytes;
+    told t = {.memory = page_memory(bytes), .expected = block_of(seed, bytes)};
+    cascade_piece piece = {(void *)(uintptr_t)t.memory, bytes};
+    csc_tier_read read = {.place = block->place,
+                          .content = block->content,
+                          .pieces = &piece,
+                          .piece_count = 1,
+                          .arrived = note_arrived,
+                          .released = into_pages ? note_released : NULL,
+                          .context = &t};
+    int rc;
+
+    testing_fault = (testing_faults){.wrong_at = wrong_at, .wrong_count = wrong_count};
+    rc = tier->ops->read(tier, &read, 1);
+    assert_int_equal(rc, read.status);
+    assert_false(t.wrong);
+    if (rc == 0) {
+        assert_int_equal(t.arrived, bytes);
+        assert_memory_equal(t.memory, t.expected, bytes);
+    }
+    testing_fault = (testing_faults){0};
+    free((void *)(uintptr_t)t.memory);
+    free((void *)(uintptr_t)t.expected);
+    return rc;
+}
+
+/* What was hurt on its way is read once more; what is wrong again is damaged. */
+static void wrong_bytes_are_read_once_more(void **state)
+{
+    static const size_t sizes[] = {3000, 300000, 9 * MIB + 5};
+    csc_tier *tier = testing_open_default();
+    uint64_t rereads = 0, quarantined = 0;
+    csc_place place;
+
+    (void)state;
+    for (uint64_t i = 0; i < 3; i++)
+        assert_int_equal(testing_write(tier, i, sizes[i], 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+    tier = testing_open_default();
+    for (uint64_t i = 0; i < 6; i++) {
+        const testing_block *block = testing_find(i / 2, sizes[i / 2], 0);
+        bool into_pages = i % 2;
+
+        for (int at = 1; at <= (i / 2 == 2 ? 5 : 1); at++) {
+            assert_int_equal(read_wrongly(tier, block, i / 2, into_pages, at, 1), 0);
+            assert_int_equal(csc_segment_rereads(tier), ++rereads);
+            assert_int_equal(read_wrongly(tier, block, i / 2, into_pages, at, 1000), CASCADE_ECORRUPT);
+            assert_int_equal(testing_stats(tier).quarantined, ++quarantined);
+            assert_int_equal(csc_segment_rereads(tier), rereads);
+        }
+        assert_int_equal(read_wrongly(tier, block, i / 2, into_pages, 0, 0), 0);
+    }
+    tier->ops->close(&tier);
+}
+
 /* Overwrites bytes of the only segment file. */
 static void overwrite(const void *bytes, size_t count, off_t offset)
 {
@@ -341,8 +402,12 @@ static void recycled_under_a_reader(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(ranges_cost_their_chunks), CASE(a_batch_of_all_kinds),    CASE(past_the_deadline),
-        CASE(after_a_deadline),         CASE(recycled_under_a_reader),
+        CASE(ranges_cost_their_chunks),
+        CASE(a_batch_of_all_kinds),
+        CASE(past_the_deadline),
+        CASE(after_a_deadline),
+        CASE(wrong_bytes_are_read_once_more),
+        CASE(recycled_under_a_reader),
     };
 
     return cmocka_run_group_tests_name("segment_read", tests, NULL, NULL);

@@ -40,6 +40,7 @@ typedef struct csc_segment_reading {
     int status;
     bool ended;
     bool begun;
+    bool again; /* its bytes failed their check once */
     bool into_pages;
     uint64_t record; /* its offset in the file */
     uint64_t header_bytes;

@@ -281,9 +281,28 @@ static ssize_t faulty_transfer(ssize_t (*call)(int, const struct iovec *, int, o
     return call(fd, window, count, offset);
 }
 
+/* A bit in the middle: of the payload, if any of that was read. */
+static void flip(const struct iovec *vectors, size_t bytes)
+{
+    size_t at = bytes / 2;
+
+    while (at >= vectors->iov_len)
+        at -= vectors++->iov_len;
+    ((uint8_t *)vectors->iov_base)[at] ^= 0x10;
+}
+
 static ssize_t faulty_preadv(int fd, const struct iovec *vectors, int count, off_t offset)
 {
-    return faulty_transfer(preadv, fd, vectors, count, offset);
+    testing_faults *f = &testing_fault;
+    ssize_t got = faulty_transfer(preadv, fd, vectors, count, offset);
+    int number;
+
+    if (f->wrong_at == 0 || got <= 4096)
+        return got;
+    number = ++f->wide_reads;
+    if (number >= f->wrong_at && number < f->wrong_at + f->wrong_count)
+        flip(vectors, (size_t)got);
+    return got;
 }
 
 static ssize_t faulty_pwritev(int fd, const struct iovec *vectors, int count, off_t offset)

@@ -64,6 +64,9 @@ typedef struct testing_faults {
     bool refuse_direct;             /* transfers on descriptors with O_DIRECT fail with EINVAL */
     bool shuffle;                   /* every other write takes a while */
     _Atomic size_t write_bytes_max; /* of one pwritev, so far */
+    int wrong_at;                   /* reads of more than a page, from 1: this one brings a wrong bit, */
+    int wrong_count;                /* and so many from there on */
+    _Atomic int wide_reads;         /* such reads so far */
     bool discard;                   /* writes succeed and write nothing, space is not reserved */
     _Atomic int calls;              /* counted so far */
     _Atomic bool met;               /* the fault has happened */

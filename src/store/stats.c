@@ -82,6 +82,7 @@ int cascade_store_stats(cascade_store *store, cascade_stats *result)
     stats.file_striped = csc_segment_is_striped(store->file);
     stats.file_live_bytes = csc_segment_live_bytes(store->file);
     stats.recycled_segments = csc_segment_recycled(store->file);
+    stats.file_rereads = csc_segment_rereads(store->file);
     csc_io_get_facts(store->io, &facts);
     stats.file_uring = facts.uring;
     stats.file_slow = facts.late > 0;
