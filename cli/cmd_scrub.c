@@ -96,7 +96,8 @@ static const struct argp_child children[] = {{&cli_store_argp, 0, NULL, 0}, {0}}
 int cli_verify(int argc, char **argv)
 {
     static const struct argp_option options[] = {
-        {"fix", SCRUB_FIX, NULL, 0, "Write anew what lies in segments without a good index", 0},
+        {"fix", SCRUB_FIX, NULL, 0,
+         "Write anew what lies in segments without a good index, and remove them", 0},
         {0},
     };
     static const struct argp argp = {
@@ -115,7 +116,8 @@ int cli_scrub(int argc, char **argv)
     static const struct argp_option options[] = {
         {"rate", SCRUB_RATE, "SIZE", 0, "Read this many bytes a second at most (256MiB; 0: no limit)",
          0},
-        {"fix", SCRUB_FIX, NULL, 0, "Write anew what lies in segments without a good index", 0},
+        {"fix", SCRUB_FIX, NULL, 0,
+         "Write anew what lies in segments without a good index, and remove them", 0},
         {0},
     };
     static const struct argp argp = {.options = options,

@@ -507,15 +507,16 @@ CASCADE_API int cascade_store_verify(cascade_store *store, cascade_verify_report
 typedef struct cascade_scrub_options {
     size_t struct_bytes;
     uint64_t rate_bytes; /* a second at most; 0: as fast as it goes */
-    bool fix; /* also write anew what lives in segments of earlier runs whose index is missing or
-                 damaged; the old segments stay until the file budget or a gc takes them */
+    bool fix; /* also empty segments of earlier runs whose index is missing or damaged: what lives in
+                 them is written anew, then they go. Not while another node has this rank open */
 } cascade_scrub_options;
 
 /**
  * Re-reads every content in every tier and checks its SHA-256, as cascade_store_verify, at a limited
  * rate. A damaged copy is quarantined; one that another tier holds is written anew from there.
  * Returns as cascade_store_verify; a copy that cannot be read is neither right nor damaged, and its code
- * is returned if nothing is damaged; with `fix` also CASCADE_ENOSPC.
+ * is returned if nothing is damaged; with `fix` also CASCADE_ENOSPC: the segment is still there, and
+ * whole.
  */
 CASCADE_API int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *options,
                                     cascade_verify_report *report, cascade_progress progress,

@@ -531,6 +531,7 @@ int csc_segment_deletes(csc_tier *tier, uint32_t segment,
     if (item.rank != t->rank || item.state == CSC_SEGMENT_OPEN)
         return csc_fail(CASCADE_EINVAL, "segment %u is not this rank's, or is being written", segment);
     l.generation = item.generation;
+    l.key_id = item.key_id;
     l.size = item.bytes - item.bytes % PAGE;
     l.all_or_nothing = true; /* the segment goes: a delete that was not seen would be undone */
     l.window_room = WINDOW_BYTES;

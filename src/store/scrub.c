@@ -268,128 +268,100 @@ static int scrub_one(scrub *s, uint32_t number)
     return code;
 }
 
-/* ---- writing anew ---------------------------------------------------------------------------- */
+/* ---- segments without an index --------------------------------------------------------------- */
 
-/* Whether it is a segment of an earlier run of this rank, without a good index. */
-static bool *find_without_index(cascade_store *store, size_t *count)
+/* A scrub that waits for the writer, which alone may empty a segment. Under the lock. */
+struct csc_fix {
+    uint32_t segment;
+    bool is_done;
+    int code;
+    char text[256];
+};
+
+/* The first segment of an earlier run of this rank that has no good index. */
+static bool find_without_index(cascade_store *store, csc_segment_info *found)
 {
-    size_t listed = 0;
-    csc_segment_info *infos;
-    bool *wanted;
+    size_t count;
+    csc_segment_info *infos = csc_segments(store, &count);
+    bool is_found = false;
 
-    csc_segment_list(store->file, NULL, &listed);
-    infos = calloc(listed + 1, sizeof *infos);
-    wanted = calloc(store->segments_found + 1, sizeof *wanted);
-    if (!infos || !wanted) {
-        free(infos);
-        free(wanted);
-        csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu segments", listed);
-        return NULL;
+    for (size_t i = 0; i < count && !is_found; i++) {
+        is_found = infos[i].ours && !infos[i].sealed && infos[i].segment < store->segments_found;
+        *found = infos[i];
     }
-    *count = 0;
-    csc_segment_list(store->file, infos, &listed);
-    for (size_t i = 0; i < listed; i++)
-        if (!infos[i].sealed && infos[i].segment < store->segments_found) {
-            wanted[infos[i].segment] = true;
-            ++*count;
-        }
     free(infos);
-    return wanted;
+    return is_found;
 }
 
 /* Lock held. */
-static bool lies_in(const cascade_store *store, const bool *wanted, uint32_t segment)
+static void end_fix(cascade_store *store, int code)
 {
-    return segment < store->segments_found && wanted[segment];
+    struct csc_fix *fix = store->fix;
+
+    fix->code = code;
+    snprintf(fix->text, sizeof fix->text, "%s", csc_fail_text());
+    fix->is_done = true;
+    store->fix = NULL;
+    pthread_cond_broadcast(&store->progress);
 }
 
-/* Marks content `number` to be written again if its file copy lies in a wanted segment; `*load` is what
- * has to come to dram first. */
-static bool mark_content(cascade_store *store, const bool *wanted, uint32_t number, csc_load *load)
+void csc_scrub_serve(cascade_store *store)
 {
-    static const csc_place nowhere;
-    csc_content_entry *entry = csc_content_at(store, number);
-    bool wait = false;
+    struct csc_fix *fix;
+    int code;
 
     pthread_mutex_lock(&store->lock);
-    if (csc_content_has(entry, CSC_CONTENT_LIVE) && csc_place_is_set(&entry->file) &&
-        lies_in(store, wanted, csc_segment_of(&entry->file))) {
-        if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
-            csc_content_set_file(store, number, &nowhere);
-            csc_content_write_again(store, number);
-        } else {
-            load->content = number;
-            load->state = atomic_load(&entry->state);
-            wait = true;
-        }
-    }
+    fix = store->fix;
     pthread_mutex_unlock(&store->lock);
-    return wait;
-}
-
-static int rewrite_content(scrub *s, const bool *wanted, uint32_t number)
-{
-    for (int tries = 0; tries < MOVED_TRIES; tries++) {
-        csc_slot *pin = NULL;
-        csc_load load = {.forced = true, .whole = true, .pin = &pin};
-        int code;
-
-        if (!mark_content(s->store, wanted, number, &load))
-            return 0;
-        code = csc_load_from_file(s->store, &load);
-        if (code == 0)
-            (void)mark_content(s->store, wanted, number, &load);
-        if (pin)
-            csc_slot_release(pin);
-        if (code == 0)
-            return pace(s, csc_content_bytes(csc_content_at(s->store, number)));
-        if (code != CASCADE_EAGAIN)
-            return code == CASCADE_MISS ? 0 : code; /* damaged: quarantined and counted */
-    }
-    return csc_fail(CASCADE_EAGAIN, "a block kept moving between tiers");
-}
-
-/* Binds whose only record lies there, while their content lies elsewhere. */
-static void rewrite_binds(cascade_store *store, const bool *wanted)
-{
+    if (!fix)
+        return;
+    code = csc_compact_segment(store, fix->segment);
+    if (code == 0)
+        code = store->file->ops->sync(store->file); /* so that it stays away */
     pthread_mutex_lock(&store->lock);
-    for (uint32_t number = 0; number < store->keys_made; number++) {
-        csc_key_entry *entry = csc_key_at(store, number);
+    end_fix(store, code);
+    pthread_mutex_unlock(&store->lock);
+}
 
-        if ((atomic_load(&entry->state) & 0xff) != CSC_KEY_BOUND || entry->segment == 0 ||
-            !lies_in(store, wanted, entry->segment - 1))
-            continue;
-        entry->segment = 0;
-        store->key_states[number].flags |= CSC_KS_RECORDED;
-        csc_log_push(store, number);
+void csc_scrub_stop(cascade_store *store)
+{
+    if (store->fix)
+        end_fix(store, csc_fail(CASCADE_EAGAIN, "the store is being closed"));
+}
+
+static int have_emptied(cascade_store *store, uint32_t segment)
+{
+    struct csc_fix fix = {.segment = segment};
+
+    pthread_mutex_lock(&store->lock);
+    while (store->fix && !store->stopping) /* another's first */
+        csc_store_wait(store, csc_clock_ns() + PAUSE_NS);
+    if (store->stopping) {
+        pthread_mutex_unlock(&store->lock);
+        return csc_fail(CASCADE_EAGAIN, "the store is being closed");
     }
+    store->fix = &fix;
     pthread_cond_signal(&store->write_work);
+    while (!fix.is_done)
+        csc_store_wait(store, csc_clock_ns() + PAUSE_NS);
     pthread_mutex_unlock(&store->lock);
+    return fix.code ? csc_fail(fix.code, "%s", fix.text) : 0;
 }
 
-/* What lives in segments without an index is written anew. They stay: a delete may be in them alone. */
-static int write_anew(scrub *s)
+/* An open has to scan such segments, and no compaction takes them. */
+static int empty_without_index(scrub *s)
 {
-    cascade_store *store = s->store;
-    uint32_t made;
-    size_t count;
-    bool *wanted = find_without_index(store, &count);
+    csc_segment_info found;
+    unsigned count = 0;
     int code = 0;
 
-    if (!wanted)
-        return CASCADE_ENOMEM;
-    pthread_mutex_lock(&store->lock);
-    made = store->contents_made;
-    pthread_mutex_unlock(&store->lock);
-    for (uint32_t number = 0; number < made && count && code == 0; number++)
-        code = rewrite_content(s, wanted, number);
-    if (count && code == 0) {
-        rewrite_binds(store, wanted);
-        code = cascade_store_flush(store);
+    for (; code == 0 && find_without_index(s->store, &found); count++) {
+        code = have_emptied(s->store, found.segment);
+        if (code == 0)
+            code = pace(s, found.live_bytes);
     }
-    if (count && code == 0)
-        csc_log(CSC_LOG_INFO, "wrote anew what lived in %zu segments without an index", count);
-    free(wanted);
+    if (code == 0 && count)
+        csc_log(CSC_LOG_INFO, "emptied and removed %u segments without an index", count);
     return code;
 }
 
@@ -460,7 +432,7 @@ static int run(scrub *s, bool fix)
     }
     s->report.damaged[CASCADE_TIER_FILE] += store->files_skipped;
     if (code == 0 && fix)
-        code = write_anew(s);
+        code = empty_without_index(s);
     code = outcome(s, code);
 out:
     scrub_destroy(s);

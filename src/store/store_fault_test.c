@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* A disk that is full or fails under binds and deletes alone: what was acknowledged is not called
- * flushed, and is there when the disk takes writes again. */
+/* A disk that is full or fails under binds and deletes alone, or while a segment is emptied: what was
+ * acknowledged is not called flushed, and is there when the disk takes writes again. */
 #include "base/mark.h"
 #include "store/store_testing.h"
 
@@ -116,6 +116,44 @@ static void a_delete_hides_what_a_failed_sync_left(void **state)
     st_close(&store);
 }
 
+static void leave_unsealed(void *context)
+{
+    cascade_store *store = st_open();
+
+    (void)context;
+    ST_CHECK(st_put(store, 3, 3, K, V, CASCADE_PUT_DURABLE) == 0);
+    raise(SIGKILL);
+}
+
+/* Its segment stays until the copies are safe. */
+static void a_segment_is_emptied_on_a_failing_disk(void **state)
+{
+    const cascade_scrub_options options = {.struct_bytes = sizeof options, .fix = true};
+    cascade_verify_report report;
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(leave_unsealed, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    atomic_store(&sync_error, EIO);
+    assert_int_equal(cascade_store_scrub(store, &options, &report, NULL, NULL), CASCADE_EIO);
+    assert_int_equal(st_stats(store).compactions, 0);
+    /* While the writer has work that fails: it does not wait for the end of that. */
+    assert_int_equal(st_put(store, 4, 4, K, V, 0), 0);
+    assert_int_equal(cascade_store_flush(store), CASCADE_EIO);
+    assert_int_equal(cascade_store_scrub(store, &options, &report, NULL, NULL), CASCADE_EIO);
+    atomic_store(&sync_error, 0);
+    assert_int_equal(cascade_store_scrub(store, &options, &report, NULL, NULL), 0);
+    assert_int_equal(st_stats(store).compactions, 1);
+    assert_int_equal(st_get(store, 3, 3, K, V), 0);
+    st_close(&store);
+    store = st_open();
+    assert_int_equal(st_get(store, 3, 3, K, V), 0);
+    assert_int_equal(st_get(store, 4, 4, K, V), 0);
+    st_close(&store);
+}
+
 static _Atomic pid_t forked_in_close;
 
 static void fork_in_a_round(const char *name)
@@ -167,10 +205,9 @@ static void a_fork_during_a_close_that_fails(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(a_full_disk_keeps_a_delete_in_memory),
-        CASE(a_bind_that_cannot_be_synced_is_not_flushed),
-        CASE(a_fork_during_a_close_that_fails),
-        CASE(a_delete_hides_what_a_failed_sync_left),
+        CASE(a_full_disk_keeps_a_delete_in_memory),   CASE(a_bind_that_cannot_be_synced_is_not_flushed),
+        CASE(a_fork_during_a_close_that_fails),       CASE(a_delete_hides_what_a_failed_sync_left),
+        CASE(a_segment_is_emptied_on_a_failing_disk),
     };
 
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -184,6 +184,7 @@ struct cascade_store {
     uint64_t ticket;                 /* last given */
     uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
     struct csc_gc *gc;               /* a gc that waits for the writer, or is under way */
+    struct csc_fix *fix;             /* a scrub that does */
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
@@ -494,6 +495,10 @@ void csc_gc_stop(cascade_store *store);
 
 /** Scrubs once per interval. */
 void *csc_scrub_main(void *store);
+/** Empties a segment if a scrub waits for that. The writer thread only, no lock held. */
+void csc_scrub_serve(cascade_store *store);
+/** Fails a scrub that waits while the store is closed. Lock held. */
+void csc_scrub_stop(cascade_store *store);
 
 /* ---- copies.c: while a store is opened ---------------------------------------------------------- */
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Scrubbing: what is damaged is found, in files and in dram, by hand and in the background; it keeps to
- * its rate, ends with the store, and writes anew what lies in segments without an index. */
+ * its rate, ends with the store, and empties segments without an index. */
+#include "base/mark.h"
 #include "store/store_testing.h"
 
 #include <dirent.h>
@@ -8,6 +9,7 @@
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -245,7 +247,7 @@ static void the_background_ends_with_the_store(void **state)
     st_close(&store);
 }
 
-/* ---- writing anew ---------------------------------------------------------------------------- */
+/* ---- segments without an index --------------------------------------------------------------- */
 
 static void fill(cascade_store *store)
 {
@@ -276,8 +278,8 @@ static void expect_all(cascade_store *store)
         assert_int_equal(st_get(store, 100 + i, 2, BLOCK, 0), 0);
 }
 
-/* All that lives in the first segment is elsewhere afterwards: so it may go, and nothing is missed. */
-static void fix_and_remove_the_first_segment(uint64_t rate_bytes)
+/* All that lives in the first segment is elsewhere afterwards: it goes, and nothing is missed. */
+static void fix_the_first_segment(uint64_t rate_bytes)
 {
     cascade_scrub_options options = with_fix;
     cascade_verify_report report;
@@ -290,24 +292,26 @@ static void fix_and_remove_the_first_segment(uint64_t rate_bytes)
     expect_all(store);
     st_push_out(store, 3, 1000); /* some have to be read first */
     assert_int_equal(cascade_store_scrub(store, &options, &report, NULL, NULL), 0);
+    assert_int_not_equal(access(first, F_OK), 0);
+    assert_int_equal(st_stats(store).compactions, 1);
     expect_all(store);
     st_close(&store);
-    assert_int_equal(unlink(first), 0);
     store = st_open();
     expect_all(store);
     assert_int_equal(cascade_store_scrub(store, &with_fix, &report, NULL, NULL), 0);
+    assert_int_equal(st_stats(store).compactions, 0);
     st_close(&store);
 }
 
-static void an_unsealed_segment_is_written_anew(void **state)
+static void an_unsealed_segment_is_emptied(void **state)
 {
     (void)state;
     assert_int_equal(st_wait(st_spawn(leave_unsealed, NULL)), -SIGKILL);
     st_lose_memory();
-    fix_and_remove_the_first_segment(0);
+    fix_the_first_segment(0);
 }
 
-static void a_segment_with_a_damaged_index_is_written_anew(void **state)
+static void a_segment_with_a_damaged_index_is_emptied(void **state)
 {
     cascade_store *store;
     struct stat info;
@@ -324,7 +328,7 @@ static void a_segment_with_a_damaged_index_is_written_anew(void **state)
     byte ^= 1;
     assert_int_equal(pwrite(fd, &byte, 1, info.st_size - 4090), 1);
     close(fd);
-    fix_and_remove_the_first_segment(64 * ST_MIB);
+    fix_the_first_segment(64 * ST_MIB);
 }
 
 static void leave_a_bind(void *context)
@@ -338,7 +342,7 @@ static void leave_a_bind(void *context)
     kill(getpid(), SIGKILL);
 }
 
-static void a_bind_alone_is_written_anew(void **state)
+static void a_bind_alone_is_kept(void **state)
 {
     cascade_verify_report report;
     cascade_store *store = st_open();
@@ -352,10 +356,147 @@ static void a_bind_alone_is_written_anew(void **state)
     store = st_open();
     assert_int_equal(cascade_store_scrub(store, &with_fix, &report, NULL, NULL), 0);
     st_close(&store);
-    assert_int_equal(st_segment_count(), 3);
-    assert_int_equal(unlink(st_segment_path(1)), 0);
+    assert_int_equal(st_segment_count(), 2);
     store = st_open();
     assert_int_equal(st_get(store, 100, 2, BLOCK, 0), 0);
+    st_close(&store);
+}
+
+static cascade_options options_with(const char *key_file)
+{
+    cascade_options options = st_options();
+
+    options.key_file = key_file;
+    return options;
+}
+
+static void leave_a_delete(void *key_file)
+{
+    cascade_store *store = st_open_with(options_with(key_file));
+    uint64_t number = key_file ? 101 : 100;
+
+    ST_CHECK(st_put(store, number, number, BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
+    ST_CHECK(st_delete(store, 3) == 0);
+    ST_CHECK(cascade_store_flush(store) == 0);
+    kill(getpid(), SIGKILL);
+}
+
+/* The segment that goes holds the delete of a block that lies in another. */
+static void a_delete_is_kept(void **state)
+{
+    char path[] = "/tmp/store_scrub_test_XXXXXX";
+    int fd = mkstemp(path);
+
+    (void)state;
+    assert_true(fd >= 0);
+    for (int i = 0; i < 64; i++)
+        assert_int_equal(write(fd, "5", 1), 1);
+    for (int encrypted = 0; encrypted < 2; encrypted++) {
+        char *key_file = encrypted ? path : NULL;
+        cascade_store *store = st_open_with(options_with(key_file));
+        cascade_verify_report report;
+
+        put_all(store);
+        st_close(&store);
+        assert_int_equal(st_wait(st_spawn(leave_a_delete, key_file)), -SIGKILL);
+        st_lose_memory();
+        store = st_open_with(options_with(key_file));
+        assert_int_equal(cascade_store_scrub(store, &with_fix, &report, NULL, NULL), 0);
+        assert_int_equal(st_stats(store).compactions, 1);
+        st_close(&store);
+        store = st_open_with(options_with(key_file));
+        for (uint64_t i = 0; i < KEYS; i++)
+            assert_int_equal(st_get(store, i, i, BLOCK, 0), i == 3 ? CASCADE_MISS : 0);
+        assert_int_equal(st_get(store, 100 + encrypted, 100 + encrypted, BLOCK, 0), 0);
+        st_close(&store);
+    }
+    close(fd);
+    unlink(path);
+}
+
+static atomic_int marks_left;
+
+static void die_at_the_last(const char *name)
+{
+    (void)name;
+    if (atomic_fetch_sub(&marks_left, 1) == 1)
+        kill(getpid(), SIGKILL);
+}
+
+static void fix_and_die(void *context)
+{
+    cascade_store *store = st_open();
+    cascade_verify_report report;
+
+    (void)context;
+    atomic_store(&csc_mark_hook_now, die_at_the_last);
+    ST_CHECK(cascade_store_scrub(store, &with_fix, &report, NULL, NULL) == 0);
+    atomic_store(&csc_mark_hook_now, NULL);
+    st_close(&store);
+}
+
+static void killed_while_it_is_emptied(void **state)
+{
+    int status = -SIGKILL, last = 1;
+
+    (void)state;
+    for (; status == -SIGKILL; last++) {
+        cascade_store *store;
+
+        assert_int_equal(st_wait(st_spawn(leave_unsealed, NULL)), -SIGKILL);
+        st_lose_memory();
+        atomic_store(&marks_left, last);
+        status = st_wait(st_spawn(fix_and_die, NULL));
+        assert_true(status == 0 || status == -SIGKILL);
+        if (last % 2)
+            st_lose_memory();
+        store = st_open();
+        expect_all(store);
+        st_close(&store);
+        store = st_open();
+        expect_all(store);
+        st_close(&store);
+    }
+    assert_true(last > 6);
+}
+
+static atomic_bool copied;
+
+static void note_copied(const char *name)
+{
+    if (strcmp(name, "compact: copied") == 0)
+        atomic_store(&copied, true);
+}
+
+static int stop_when_copied(void *context, uint64_t done, uint64_t total)
+{
+    (void)context;
+    (void)done;
+    (void)total;
+    return atomic_load(&copied);
+}
+
+/* It ends after the segment that is being emptied. */
+static void a_fix_can_be_stopped(void **state)
+{
+    cascade_verify_report report;
+    cascade_store *store;
+
+    (void)state;
+    for (int i = 0; i < 2; i++)
+        assert_int_equal(st_wait(st_spawn(i ? leave_a_delete : leave_unsealed, NULL)), -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    atomic_store(&copied, false);
+    atomic_store(&csc_mark_hook_now, note_copied);
+    assert_int_equal(cascade_store_scrub(store, &with_fix, &report, stop_when_copied, NULL),
+                     CASCADE_EAGAIN);
+    atomic_store(&csc_mark_hook_now, NULL);
+    assert_int_equal(st_stats(store).compactions, 1);
+    assert_int_equal(cascade_store_scrub(store, &with_fix, &report, NULL, NULL), 0);
+    assert_int_equal(st_stats(store).compactions, 2);
+    for (uint64_t i = 0; i < KEYS; i++)
+        assert_int_equal(st_get(store, i, i, BLOCK, 0), i == 3 || i == 7 ? CASCADE_MISS : 0);
     st_close(&store);
 }
 
@@ -399,9 +540,12 @@ int main(void)
         CASE(a_pause_can_be_stopped),
         CASE(the_background_finds_damage),
         CASE(the_background_ends_with_the_store),
-        CASE(an_unsealed_segment_is_written_anew),
-        CASE(a_segment_with_a_damaged_index_is_written_anew),
-        CASE(a_bind_alone_is_written_anew),
+        CASE(an_unsealed_segment_is_emptied),
+        CASE(a_segment_with_a_damaged_index_is_emptied),
+        CASE(a_bind_alone_is_kept),
+        CASE(a_delete_is_kept),
+        CASE(killed_while_it_is_emptied),
+        CASE(a_fix_can_be_stopped),
         CASE(sealed_segments_stay_as_they_are),
         CASE(bad_arguments),
     };
