@@ -416,8 +416,7 @@ static void a_transfer_outlives_its_thread(void **state)
     }
 }
 
-/* ---- forks -----------------------------------------------------------------------------------------
- */
+/* ---- forks ----------------------------------------------------------------------------------- */
 
 /* How many lines of a file of /proc name io_uring. */
 static int mentions(const char *name)

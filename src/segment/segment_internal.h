@@ -186,8 +186,7 @@ void csc_segment_leave(csc_segment_tier *t);
 /** Marks it removed: no read finds it any more; those under way go on. */
 void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item);
 
-/* ---- segment_facts.c: what a segment holds ---------------------------------------------------------
- */
+/* ---- segment_facts.c: what a segment holds --------------------------------------------------- */
 
 /** Note what was written to a segment of the table, or found there. */
 void csc_segment_note_bind(csc_segment_tier *t, uint32_t segment, const uint8_t key[32],
@@ -214,8 +213,7 @@ typedef struct csc_segment_names {
 /** Lists the directory's segment files, sorted. Returns as csc_io_list. */
 int csc_segment_names_list(csc_segment_tier *t, csc_segment_names *list);
 
-/* ---- segment_file.c: descriptors for reading -------------------------------------------------------
- */
+/* ---- segment_file.c: descriptors for reading ------------------------------------------------- */
 
 /** Opens a file for reading, with O_DIRECT if that is wanted and works. CASCADE_ETIMEDOUT: not by
  * `deadline_ns` (csc_clock_ns, or CSC_SEGMENT_NO_DEADLINE). */
@@ -233,8 +231,7 @@ void csc_segment_file_release(csc_segment_tier *t, csc_segment_file *file);
 csc_segment_file *csc_segment_file_detach(csc_segment_tier *t, csc_segment_item *item);
 void csc_segment_file_close(csc_segment_tier *t, csc_segment_file *file);
 
-/* ---- segment_roll.c: the life of the open segment
- * ----------------------------------------------------- */
+/* ---- segment_roll.c: the life of the open segment -------------------------------------------- */
 
 /**
  * Makes sure that an open segment has room for a record: seals the open one first if limits say so,
@@ -260,8 +257,7 @@ void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes);
  * `recycled_from`: as in the header. CASCADE_ENOMEM. */
 int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t recycled_from);
 
-/* ---- segment_recycle.c: files that are used again --------------------------------------------------
- */
+/* ---- segment_recycle.c: files that are used again -------------------------------------------- */
 
 /** Makes a removed segment's file a spare; false: it has to be unlinked. */
 bool csc_segment_spare_keep(csc_segment_tier *t, const csc_segment_item *item);
@@ -270,8 +266,7 @@ bool csc_segment_spare_keep(csc_segment_tier *t, const csc_segment_item *item);
 bool csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t generation);
 void csc_segment_spares_remove(csc_segment_tier *t);
 
-/* ---- segment_ring.c: requests in flight ------------------------------------------------------------
- */
+/* ---- segment_ring.c: requests in flight ------------------------------------------------------ */
 
 /** Before and after the requests of one call. begin: CASCADE_ENOMEM; CASCADE_EIO: the file layer has no
  * lane left because too many transfers hang. end: nothing is in flight. */
@@ -290,8 +285,7 @@ void csc_segment_ring_release(csc_segment_tier *t, csc_segment_request *request)
 int csc_segment_ring_drain(csc_segment_tier *t);
 void csc_segment_ring_destroy(csc_segment_ring *ring);
 
-/* ---- segment_write.c, segment_read.c ----------------------------------------------------------------
- */
+/* ---- segment_write.c, segment_read.c --------------------------------------------------------- */
 
 int csc_segment_write(csc_tier *tier, csc_tier_write *writes, size_t count);
 int csc_segment_read(csc_tier *tier, csc_tier_read *reads, size_t count);
@@ -303,8 +297,7 @@ void csc_segment_readers_free(csc_segment_tier *t);
 void csc_segment_place_make(csc_place *place, uint32_t index, uint64_t offset, uint64_t header_bytes,
                             uint64_t generation);
 
-/* ---- pieces
- * ------------------------------------------------------------------------------------------- */
+/* ---- pieces ---------------------------------------------------------------------------------- */
 
 /** A place in a list of pieces. */
 typedef struct csc_segment_cursor {

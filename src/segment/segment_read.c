@@ -36,8 +36,7 @@ _Static_assert(CSC_SEGMENT_READ_VECTORS <= CSC_IO_VECTORS_MAX, "a lane takes the
 typedef csc_segment_reading reading;
 typedef csc_segment_transfer transfer;
 
-/* ---- checking what came ----------------------------------------------------------------------------
- */
+/* ---- checking what came ---------------------------------------------------------------------- */
 
 /* The header is in memory: is it sound, and is it the expected content's? */
 static int check_header(reading *r)
@@ -184,8 +183,7 @@ static int check(csc_segment_reader *reader, reading *r, const transfer *t)
     return 0;
 }
 
-/* ---- transfers --------------------------------------------------------------------------------------
- */
+/* ---- transfers ------------------------------------------------------------------------------- */
 
 static uint64_t bytes_of(const csc_io_request *request)
 {
@@ -265,8 +263,7 @@ static int start(csc_segment_reader *reader, reading *r, transfer *t)
     return 0;
 }
 
-/* ---- a read ------------------------------------------------------------------------------------------
- */
+/* ---- a read ---------------------------------------------------------------------------------- */
 
 /* Finds the place's segment and measures what is to be read. */
 static int measure(csc_segment_tier *t, reading *r)
@@ -381,8 +378,7 @@ static void settle(csc_segment_reader *reader, reading *r)
     }
 }
 
-/* ---- all of them -------------------------------------------------------------------------------------
- */
+/* ---- all of them ----------------------------------------------------------------------------- */
 
 /* Starts transfers as far as the lane takes them. */
 static void feed(csc_segment_reader *reader)

@@ -120,8 +120,7 @@ static uint8_t *block_of(uint64_t seed, size_t bytes)
     return memory;
 }
 
-/* ---- tests ------------------------------------------------------------------------------------------
- */
+/* ---- tests ----------------------------------------------------------------------------------- */
 
 /* Each range costs its chunks, and the header. */
 static void ranges_cost_their_chunks(void **state)

@@ -73,8 +73,7 @@ static void want_following(cascade_store *store, uint32_t number)
         store->content_states[middle - 1].flags |= CSC_CS_GO_ON;
 }
 
-/* ---- what the readers noted -------------------------------------------------------------------------
- */
+/* ---- what the readers noted ------------------------------------------------------------------ */
 
 /* For the policies of both tiers. */
 static void pass_on(csc_policy *policy, uint64_t note)
@@ -128,8 +127,7 @@ void csc_ahead_from(cascade_store *store, uint32_t content)
     want_following(store, content);
 }
 
-/* ---- the loader -------------------------------------------------------------------------------------
- */
+/* ---- the loader ------------------------------------------------------------------------------ */
 
 /* Takes what is read as one batch from the queue. Lock held. */
 static size_t take_batch(cascade_store *store, csc_load *loads)

@@ -33,8 +33,7 @@ static void die_after_marks(int marks)
     atomic_store(&csc_mark_hook_now, die_at_the_last);
 }
 
-/* ---- in one process --------------------------------------------------------------------------------
- */
+/* ---- in one process -------------------------------------------------------------------------- */
 
 static void while_the_digest_is_pending(void **state)
 {
@@ -141,8 +140,7 @@ static void a_thousand_rounds_of_put_and_delete(void **state)
     st_close(&store);
 }
 
-/* ---- killed ----------------------------------------------------------------------------------------
- */
+/* ---- killed ---------------------------------------------------------------------------------- */
 
 static void delete_then_die(void *context)
 {

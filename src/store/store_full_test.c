@@ -66,8 +66,7 @@ static void every_policy_keeps_everything(void **state)
     }
 }
 
-/* ---- prefixes ---------------------------------------------------------------------------------------
- */
+/* ---- prefixes -------------------------------------------------------------------------------- */
 
 static void circles_are_refused(void **state)
 {
@@ -164,8 +163,7 @@ static void match_counts_the_leading_run(void **state)
     st_close(&store);
 }
 
-/* ---- leases
- * ------------------------------------------------------------------------------------------- */
+/* ---- leases ---------------------------------------------------------------------------------- */
 
 enum { LEASED = 24 };
 
@@ -273,8 +271,7 @@ static void leases_yield_before_a_put_fails(void **state)
     st_close(&store);
 }
 
-/* ---- in the background
- * ---------------------------------------------------------------------------------- */
+/* ---- in the background ----------------------------------------------------------------------- */
 
 static void prefetch_brings_to_dram(void **state)
 {

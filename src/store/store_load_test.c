@@ -29,8 +29,7 @@
 
 enum { BYTES = 64 * 1024, CHAIN = 24 };
 
-/* ---- the disk ----------------------------------------------------------------------------------------
- */
+/* ---- the disk -------------------------------------------------------------------------------- */
 
 static atomic_bool holding;
 static atomic_uint held, most, calls;
@@ -79,8 +78,7 @@ static int setup(void **state)
     return st_setup(state);
 }
 
-/* ---- what the tests share
- * ------------------------------------------------------------------------------ */
+/* ---- what the tests share -------------------------------------------------------------------- */
 
 /* A store whose blocks first, first + 1, ... are in files alone. */
 static cascade_store *with_file_blocks(cascade_options options, uint64_t first, uint64_t count)
@@ -119,8 +117,7 @@ static cascade_tier_stats dram_of(cascade_store *store)
     return st_stats(store).tiers[CASCADE_TIER_DRAM];
 }
 
-/* ---- ahead
- * ---------------------------------------------------------------------------------------------- */
+/* ---- ahead ----------------------------------------------------------------------------------- */
 
 /* The first block is asked for; the others are in dram when their turn comes, however long the chain. */
 static void follow(cascade_store *store, uint64_t first)
@@ -183,8 +180,7 @@ static void a_match_is_enough(void **state)
     st_close(&store);
 }
 
-/* ---- many
- * ------------------------------------------------------------------------------------------------ */
+/* ---- many ------------------------------------------------------------------------------------ */
 
 static void many_go_out_together(void **state)
 {
@@ -218,8 +214,7 @@ static void many_go_out_together(void **state)
     st_close(&store);
 }
 
-/* ---- a disk that does not answer
- * ------------------------------------------------------------------------- */
+/* ---- a disk that does not answer ------------------------------------------------------------- */
 
 /* The get misses in time; the pages stay out of use until the disk has let go of them; then it hits. */
 static void a_late_read_is_a_miss(void **state)
@@ -284,8 +279,7 @@ static void closed_while_late(void **state)
     st_close(&store);
 }
 
-/* ---- a new owner
- * ----------------------------------------------------------------------------------------- */
+/* ---- a new owner ----------------------------------------------------------------------------- */
 
 static void die_when_marked(const char *name)
 {

@@ -472,8 +472,7 @@ void csc_compact_retry(cascade_store *store);
  * more to do; UINT64_MAX: when something has changed. */
 void csc_compact_step(cascade_store *store, uint64_t *wake_ns);
 
-/* ---- file_room.c: the file budget and the age limit. The writer thread only, no lock held ----------
- */
+/* ---- file_room.c: the file budget and the age limit. The writer thread only, no lock held ---- */
 
 /** Makes room in the file budget for records as csc_segment_bytes_after takes them: drops what is worth
  * least, empties segments. CASCADE_ENOSPC, or why a segment cannot be emptied. */

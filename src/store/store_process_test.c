@@ -18,8 +18,7 @@
 
 enum { K = 30000, V = 5000 };
 
-/* ---- in use -----------------------------------------------------------------------------------------
- */
+/* ---- in use ---------------------------------------------------------------------------------- */
 
 static void find_busy(void *context)
 {
@@ -52,8 +51,7 @@ static void the_owner_is_named(void **state)
     st_close(&store);
 }
 
-/* ---- forks
- * -------------------------------------------------------------------------------------------- */
+/* ---- forks ----------------------------------------------------------------------------------- */
 
 static cascade_store *inherited;
 static cascade_view *inherited_view;
@@ -213,8 +211,7 @@ static void forks_under_load(void **state)
     st_close(&store);
 }
 
-/* ---- one directory, many writers
- * ------------------------------------------------------------------------- */
+/* ---- one directory, many writers ------------------------------------------------------------- */
 
 static void two_ranks_at_once(void **state)
 {
@@ -295,8 +292,7 @@ static void two_nodes_of_one_rank(void **state)
     st_close(&first);
 }
 
-/* ---- leftovers
- * ----------------------------------------------------------------------------------------------- */
+/* ---- leftovers ------------------------------------------------------------------------------- */
 
 static void put_and_die(void *context)
 {

@@ -76,8 +76,7 @@ static void assert_bad(void)
     assert_int_equal(st_shm_count(), 0);
 }
 
-/* ---- the settings file
- * -------------------------------------------------------------------------------- */
+/* ---- the settings file ----------------------------------------------------------------------- */
 
 static void bad_settings_files(void **state)
 {
@@ -170,8 +169,7 @@ static void a_failed_creation_leaves_nothing(void **state)
     st_close(&store);
 }
 
-/* ---- who wins
- * ------------------------------------------------------------------------------------------ */
+/* ---- who wins -------------------------------------------------------------------------------- */
 
 static void options_then_environment_then_settings(void **state)
 {
@@ -297,8 +295,7 @@ static void reopened_with_other_options(void **state)
     st_close(&store);
 }
 
-/* ---- directories
- * --------------------------------------------------------------------------------------- */
+/* ---- directories ----------------------------------------------------------------------------- */
 
 static void bad_directories(void **state)
 {
@@ -383,8 +380,7 @@ static void unreadable_directories(void **state)
     st_close(&store);
 }
 
-/* ---- arenas
- * ----------------------------------------------------------------------------------------------- */
+/* ---- arenas ---------------------------------------------------------------------------------- */
 
 static void put_and_die(void *context)
 {

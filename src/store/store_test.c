@@ -77,8 +77,7 @@ static void closed_and_foreign_handles_are_refused(void **state)
     assert_int_equal(cascade_store_stats(NULL, &stats), CASCADE_EINVAL);
 }
 
-/* ---- put and get ------------------------------------------------------------------------------------
- */
+/* ---- put and get ----------------------------------------------------------------------------- */
 
 static void put_then_get(void **state)
 {
@@ -285,8 +284,7 @@ static void ranges(void **state)
     st_close(&store);
 }
 
-/* ---- what a put says
- * ---------------------------------------------------------------------------------- */
+/* ---- what a put says ------------------------------------------------------------------------- */
 
 static void sync_gives_the_id_that_openssl_gives(void **state)
 {
@@ -417,8 +415,7 @@ static void batches(void **state)
     st_close(&store);
 }
 
-/* ---- facts
- * -------------------------------------------------------------------------------------------- */
+/* ---- facts ----------------------------------------------------------------------------------- */
 
 static void keys_are_walked(void **state)
 {

@@ -21,8 +21,7 @@
 
 static char directory[256], shm[256];
 
-/* ---- directories -----------------------------------------------------------------------------------
- */
+/* ---- directories ----------------------------------------------------------------------------- */
 
 static int remove_one(const char *path, const struct stat *info, int kind, struct FTW *walk)
 {
@@ -147,8 +146,7 @@ void st_lose_memory(void)
     free_list(names, count);
 }
 
-/* ---- stores ----------------------------------------------------------------------------------------
- */
+/* ---- stores ---------------------------------------------------------------------------------- */
 
 cascade_options st_options(void)
 {
@@ -225,8 +223,7 @@ void st_push_out(cascade_store *store, uint64_t key, uint64_t first)
     assert_true(info.in_file);
 }
 
-/* ---- blocks ----------------------------------------------------------------------------------------
- */
+/* ---- blocks ---------------------------------------------------------------------------------- */
 
 cascade_key st_key(uint64_t number)
 {
@@ -356,8 +353,7 @@ int st_delete(cascade_store *store, uint64_t number)
     return cascade_block_delete(store, &key);
 }
 
-/* ---- processes -------------------------------------------------------------------------------------
- */
+/* ---- processes ------------------------------------------------------------------------------- */
 
 pid_t st_spawn(void (*body)(void *context), void *context)
 {

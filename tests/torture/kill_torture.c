@@ -33,8 +33,7 @@
 #define POINTS_MAX     128u
 #define PATH_BYTES     4096u
 
-/* ---- what was asked for ----------------------------------------------------------------------------
- */
+/* ---- what was asked for ---------------------------------------------------------------------- */
 
 static struct {
     uint64_t kills;
@@ -45,8 +44,7 @@ static struct {
     bool keep;
 } asked = {.kills = 200};
 
-/* ---- what happened -----------------------------------------------------------------------------------
- */
+/* ---- what happened --------------------------------------------------------------------------- */
 
 typedef struct point {
     char name[TORTURE_TEXT_BYTES];
@@ -86,8 +84,7 @@ static void count_kill(const char *name)
     kills++;
 }
 
-/* ---- folders -----------------------------------------------------------------------------------------
- */
+/* ---- folders --------------------------------------------------------------------------------- */
 
 /* Calls `visit` (may be NULL) with the path of everything in a folder; returns how much there is. */
 static unsigned each_file(const char *folder, void (*visit)(const char *path))
@@ -126,8 +123,7 @@ static void remove_store(void)
     rmdir(store_path);
 }
 
-/* ---- reporting ---------------------------------------------------------------------------------------
- */
+/* ---- reporting ------------------------------------------------------------------------------- */
 
 static void say(const char *format, ...) __attribute__((format(printf, 1, 2)));
 static void say(const char *format, ...)
@@ -204,8 +200,7 @@ static void show_progress(void)
                 (unsigned long long)told.put_acks, (unsigned long long)told.delete_acks);
 }
 
-/* ---- one child
- * ----------------------------------------------------------------------------------------- */
+/* ---- one child ------------------------------------------------------------------------------- */
 
 typedef enum stage { STAGE_OPENING, STAGE_VERIFYING, STAGE_WORKING, STAGE_CLOSED } stage;
 static const char *const stage_names[] = {"time: opening", "time: verifying", "time: working", ""};
@@ -353,8 +348,7 @@ static void run(child_plan *plan, uint64_t open_ns, uint64_t work_ns)
     show_progress();
 }
 
-/* ---- rounds
- * -------------------------------------------------------------------------------------------- */
+/* ---- rounds ---------------------------------------------------------------------------------- */
 
 /* Marks to die at while working: by name, and about how many there are before the load is over. */
 static const struct {
@@ -468,8 +462,7 @@ static void torture_store(uint64_t number, uint64_t kills_end)
         remove_store();
 }
 
-/* ---- main
- * ------------------------------------------------------------------------------------------------ */
+/* ---- main ------------------------------------------------------------------------------------ */
 
 static void on_signal(int number)
 {

@@ -80,8 +80,7 @@ typedef struct torture_record {
     char text[TORTURE_TEXT_BYTES];
 } torture_record;
 
-/* ---- the oracle (torture_oracle.c) -----------------------------------------------------------------
- */
+/* ---- the oracle (torture_oracle.c) ----------------------------------------------------------- */
 
 /** The states of a key that were acknowledged, oldest first; the first is on stable storage. */
 typedef struct key_history {
@@ -117,8 +116,7 @@ uint64_t oracle_state(const torture_oracle *oracle, uint32_t key);
 /** One line: what a key may be, for a report. */
 void oracle_describe(const torture_oracle *oracle, uint32_t key, char *text, size_t room);
 
-/* ---- the child (torture_child.c) --------------------------------------------------------------------
- */
+/* ---- the child (torture_child.c) ------------------------------------------------------------- */
 
 typedef struct child_plan {
     const char *directory;

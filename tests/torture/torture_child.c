@@ -330,8 +330,7 @@ static void close_store(torture_child *child)
     child_tell(child, RECORD_CLOSED, 0, 0, 0);
 }
 
-/* ---- the process -----------------------------------------------------------------------------------
- */
+/* ---- the process ----------------------------------------------------------------------------- */
 
 static void know_contents(torture_child *child)
 {

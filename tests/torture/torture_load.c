@@ -170,8 +170,7 @@ static void put_shared(torture_worker *worker, uint32_t key)
     atomic_store(&now[key], seed);
 }
 
-/* ---- deleting, contents ----------------------------------------------------------------------------
- */
+/* ---- deleting, contents ---------------------------------------------------------------------- */
 
 static void delete_bound(torture_worker *worker, uint32_t key)
 {
