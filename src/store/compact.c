@@ -371,7 +371,18 @@ static void set_leaving(cascade_store *store, uint32_t segment)
 {
     pthread_mutex_lock(&store->lock);
     store->segment_leaving = segment;
+    store->segment_taken = false;
     pthread_mutex_unlock(&store->lock);
+}
+
+static bool is_taken(cascade_store *store)
+{
+    bool taken;
+
+    pthread_mutex_lock(&store->lock);
+    taken = store->segment_taken;
+    pthread_mutex_unlock(&store->lock);
+    return taken;
 }
 
 static void end(cascade_store *store, compactor *c, int code)
@@ -404,7 +415,8 @@ static int begin(cascade_store *store, compactor *c, uint32_t segment)
 }
 
 /* Everything was moved: the rest of what the segment is needed for, then its end. Its blocks are looked
- * for once more when no other can come to be there. */
+ * for once more; and again if a place there changed hands meanwhile, so that its new holder may have
+ * been passed. Once none is found, none can come to be there. */
 static int finish(cascade_store *store, compactor *c)
 {
     uint32_t segment = c->segment - 1;
@@ -412,7 +424,8 @@ static int finish(cascade_store *store, compactor *c)
 
     set_leaving(store, c->segment);
     code = list(store, c);
-    if (code || c->count)
+    csc_mark("compact: looked");
+    if (code || c->count || is_taken(store))
         return code;
     code = csc_compact_move_binds(store, c);
     /* What else was removed must stay so before a delete is judged by it. */

@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Compaction, gc and the age limit: space comes back, and nothing else changes. */
+#include "base/mark.h"
 #include "store/store_private.h"
 #include "store/store_testing.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
 #include <unistd.h>
@@ -364,6 +367,76 @@ static void blocks_that_nobody_asks_for_go(void **state)
     st_close(&store);
 }
 
+enum { MOVED = 300, AGAIN = 290 };
+
+static atomic_uint paused, let_go; /* at so many marks */
+
+/* Once when the first blocks are copied, and once when the rest is looked for. The segment is gone when
+ * its file waits to be used again. */
+static void pause_and_die(const char *name)
+{
+    static atomic_bool was_copied;
+
+    if (strcmp(name, "recycle: spare synced") == 0)
+        raise(SIGKILL);
+    if (strcmp(name, "compact: looked") == 0 ||
+        (strcmp(name, "compact: copied") == 0 && !atomic_exchange(&was_copied, true))) {
+        unsigned turn = atomic_fetch_add(&paused, 1) + 1;
+
+        while (atomic_load(&let_go) < turn && turn <= 2)
+            st_sleep_ms(1);
+    }
+}
+
+static void *gc_beside(void *store)
+{
+    cascade_gc_report report;
+
+    (void)cascade_store_gc(store, false, &report, NULL, NULL);
+    return NULL;
+}
+
+/* Twice a key is put whose block lies in the segment and was not moved yet. */
+static void put_again_and_die(void *context)
+{
+    cascade_store *store = st_open();
+    pthread_t gc;
+
+    (void)context;
+    for (uint64_t key = MOVED; key < MOVED + 40; key++)
+        ST_CHECK(st_delete(store, key) == 0);
+    atomic_store(&csc_mark_hook_now, pause_and_die);
+    ST_CHECK(pthread_create(&gc, NULL, gc_beside, store) == 0);
+    for (unsigned turn = 1; turn <= 2; turn++) {
+        while (atomic_load(&paused) < turn)
+            st_sleep_ms(1);
+        ST_CHECK(st_put(store, 1000 + turn, AGAIN, BLOCK, 0, CASCADE_PUT_SYNC) == 0);
+        ST_CHECK(st_info(store, AGAIN).references == 1 + turn);
+        /* Out of dram, so that the next put takes over its place. */
+        for (uint64_t key = 0; turn == 1 && st_info(store, AGAIN).in_dram; key = (key + 1) % AGAIN)
+            ST_CHECK(st_get(store, key, key, BLOCK, 0) == 0);
+        atomic_store(&let_go, turn);
+    }
+    pthread_join(gc, NULL);
+}
+
+/* A block in a segment that is emptied changes hands, and is moved all the same before the segment goes.
+ */
+static void put_again_while_it_is_moved(void **state)
+{
+    cascade_store *store = st_open();
+
+    (void)state;
+    put_range(store, 0, MOVED + 40);
+    st_close(&store);
+    st_in_child(put_again_and_die, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    for (uint64_t key = 0; key < MOVED; key++)
+        assert_int_equal(st_get(store, key, key, BLOCK, 0), 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -373,7 +446,7 @@ int main(void)
         CASE(deletes_survive_their_segment),  CASE(what_is_not_a_block_outlives_its_segment),
         CASE(compacted_then_killed),          CASE(chains_lie_together),
         CASE(deletes_do_not_stay_for_ever),   CASE(churn_under_a_budget),
-        CASE(blocks_that_nobody_asks_for_go),
+        CASE(blocks_that_nobody_asks_for_go), CASE(put_again_while_it_is_moved),
     };
 
     return cmocka_run_group_tests_name("compaction", tests, NULL, NULL);

@@ -266,17 +266,16 @@ void csc_content_found_in_file(cascade_store *store, uint32_t number)
                             entry->references > 1);
 }
 
-bool csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to)
+void csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to)
 {
     static const csc_place nowhere;
     csc_place place = csc_content_at(store, from)->file;
 
     if (csc_segment_of(&place) + 1 == store->segment_leaving)
-        return false;
+        store->segment_taken = true;
     csc_content_set_file(store, from, &nowhere);
     csc_content_set_file(store, to, &place);
     store->content_states[to].used_s = store->content_states[from].used_s;
-    return true;
 }
 
 /* The last key is gone. */

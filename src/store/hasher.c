@@ -95,10 +95,8 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
         csc_content_merge(store, number, equal);
     } else {
         /* The other lives in the file tier only: this one takes its place there, and its keys. */
-        if (csc_content_take_file(store, equal, number))
-            csc_dirty_remove(store, number);
-        else
-            csc_content_send_down(store, number); /* that copy goes in a moment */
+        csc_content_take_file(store, equal, number);
+        csc_dirty_remove(store, number);
         csc_content_merge(store, equal, number);
         for (uint32_t link = entry->first_key; link; link = csc_key_at(store, link - 1)->sibling)
             if (csc_key_at(store, link - 1)->segment == 0)

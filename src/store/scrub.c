@@ -154,24 +154,17 @@ static int check(scrub *s, const scrub_target *target, bool in_file, int *verdic
  * the keys. False for lack of memory. Lock held. */
 static bool leave_to_readers(cascade_store *store, uint32_t number)
 {
-    static const csc_place nowhere;
-    csc_place place = csc_content_at(store, number)->file;
     csc_content content = csc_content_at(store, number)->content;
     uint32_t made;
 
-    if (csc_segment_of(&place) + 1 == store->segment_leaving) {
-        csc_fail(CASCADE_EAGAIN, "its file copy is being moved");
-        return false;
-    }
     if (csc_content_make(store, &content, &made) != 0)
         return false;
-    csc_content_set_file(store, made, &place);
+    csc_content_take_file(store, number, made); /* so that the drop leaves the place alone */
     store->content_count++;
     store->content_bytes += content.k_bytes + content.v_bytes;
     atomic_fetch_or(&csc_content_at(store, made)->state, CSC_CONTENT_LIVE);
     atomic_fetch_and(&csc_content_at(store, made)->state, ~(uint64_t)CSC_CONTENT_FILLING);
     csc_content_set_digest(store, made, content.digest);
-    csc_content_set_file(store, number, &nowhere); /* so that the drop leaves the place alone */
     csc_content_merge(store, number, made);
     atomic_fetch_sub(&store->counters.dedup_blocks, 1); /* nothing was saved by it */
     return true;

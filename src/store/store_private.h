@@ -186,6 +186,7 @@ struct cascade_store {
     struct csc_gc *gc;               /* a gc that waits for the writer, or is under way */
     struct csc_fix *fix;             /* a scrub that does */
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
+    bool segment_taken;              /* a place in it changed hands */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
     int file_error;                  /* of the last failed round while degraded, else 0 */
@@ -316,8 +317,8 @@ static inline void csc_content_used(cascade_store *store, uint32_t number)
 void csc_content_set_file(cascade_store *store, uint32_t number, const csc_place *place);
 /** When a store is opened, for each content with a place: what csc_content_set_file could not do yet. */
 void csc_content_found_in_file(cascade_store *store, uint32_t number);
-/** The file copy of `from` becomes that of `to`, which has none. False: that copy goes in a moment. */
-bool csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to);
+/** The file copy of `from` becomes that of `to`, which has none. */
+void csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to);
 /** Tells the policies whether several keys name it. */
 void csc_content_note_shared(cascade_store *store, uint32_t number);
 
