@@ -26,10 +26,10 @@ def fill(path, kept_every):
 def test_gc(store):
     fill(store, 4)
     before = run_json("gc", "-s", store, "--dry-run")
-    assert before["dry_run"] is True and before["moved_segments"] > 5
-    done = run_json("gc", "-s", store)
-    assert done["moved_segments"] > 5 and done["freed_bytes"] > 20 * BLOCK
-    assert run_json("gc", "-s", store)["moved_segments"] == 0
+    assert before["dry_run"] is True and before["moved_segments"] > 0
+    assert run_json("gc", "-s", store)["dry_run"] is False
+    after = run_json("gc", "-s", store)
+    assert after["moved_segments"] == 0 and after["file_bytes"] < 15 * BLOCK < before["file_bytes"]
     assert b"emptied 0 segments" in run("gc", "-s", store)[0]
     assert run_json("verify", "-s", store)["blocks"]["file"] == 10
 
