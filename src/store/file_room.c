@@ -136,15 +136,22 @@ static uint64_t used_bytes(cascade_store *store)
     return stats.used_bytes - csc_segment_spare_bytes(store->file);
 }
 
+/* Whether what lives in a segment can be copied within the budget. */
+static bool can_be_moved(cascade_store *store, const csc_segment_info *info)
+{
+    uint64_t bytes = info->live_bytes;
+
+    return bytes == 0 || csc_segment_bytes_after(store->file, bytes, 1, bytes / RECORD_BYTES + 1) <=
+                             store->config.settings.file_budget_bytes;
+}
+
 /* Empties a segment; `*gained` tells how many bytes that gave back. */
 static int empty(cascade_store *store, const csc_segment_info *info, uint64_t *gained)
 {
     uint64_t before = used_bytes(store), after;
     int code;
 
-    if (info->live_bytes &&
-        csc_segment_bytes_after(store->file, info->live_bytes, 1, info->live_bytes / RECORD_BYTES + 1) >
-            store->config.settings.file_budget_bytes)
+    if (!can_be_moved(store, info))
         drop_segment(store, info->segment);
     code = csc_compact_segment(store, info->segment);
     after = used_bytes(store);
@@ -175,7 +182,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
             continue;
         /* Deletes leave dead bytes that the background, at its rate, may not have given back yet. */
         if (after > part * HURRY_PARTS && csc_compact_is_due(store) &&
-            csc_compact_choose(store, CSC_COMPACT_WORTHY, &info)) {
+            csc_compact_choose(store, CSC_COMPACT_WORTHY, &info) && can_be_moved(store, &info)) {
             code = csc_compact_segment(store, info.segment);
             if (code)
                 return code;
@@ -199,7 +206,9 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
                                    : csc_fail(CASCADE_ENOSPC,
                                               "the file budget of %llu bytes has no room for %llu more",
                                               (unsigned long long)budget, (unsigned long long)bytes);
-        code = empty(store, &info, &gained);
+        /* Rather more of what is worth least than all of one segment. */
+        gained = 0;
+        code = target > part && !can_be_moved(store, &info) ? 0 : empty(store, &info, &gained);
         if (code)
             return code;
         if (gained < info.bytes / BUDGET_PARTS)
