@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /* Many keys, one content: merged behind the puts, kept for as long as one key is left, found again after
  * every kind of end. */
+#include "base/mark.h"
 #include "store/store_testing.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -250,15 +253,69 @@ static void merged_parents_and_children(void **state)
     st_close(&store);
 }
 
+static _Atomic bool emptying, go_on;
+
+/* What lives in the segment was listed and copied. */
+static void pause_emptying(const char *name)
+{
+    if (strcmp(name, "compact: copied") != 0)
+        return;
+    atomic_store(&emptying, true);
+    while (!atomic_load(&go_on))
+        st_sleep_ms(1);
+}
+
+static void *empty_segments(void *store)
+{
+    cascade_gc_report report;
+
+    (void)cascade_store_gc(store, false, &report, NULL, NULL);
+    return NULL;
+}
+
+/* The other copy lies in a segment that is being emptied, and was listed under the content that goes. */
+static void equal_to_what_is_being_moved(void **state)
+{
+    cascade_store *store = st_open();
+    pthread_t gc;
+
+    (void)state;
+    for (uint64_t i = 0; i < 20; i++)
+        assert_int_equal(st_put(store, i, i, K, V, 0), 0);
+    st_close(&store);
+    store = st_open();
+    atomic_store(&emptying, false);
+    atomic_store(&go_on, false);
+    atomic_store(&csc_mark_hook_now, pause_emptying);
+    for (uint64_t i = 5; i < 20; i++)
+        assert_int_equal(st_delete(store, i), 0);
+    assert_int_equal(pthread_create(&gc, NULL, empty_segments, store), 0);
+    while (!atomic_load(&emptying))
+        st_sleep_ms(1);
+    assert_int_equal(st_put(store, 100, 3, K, V, 0), 0);
+    st_settle(store);
+    assert_int_equal(st_info(store, 3).references, 2);
+    atomic_store(&go_on, true);
+    pthread_join(gc, NULL);
+    atomic_store(&csc_mark_hook_now, NULL);
+    assert_int_equal(cascade_store_flush(store), 0);
+    st_push_out(store, 100, 1000);
+    assert_int_equal(st_get(store, 100, 3, K, V), 0);
+    assert_int_equal(st_get(store, 3, 3, K, V), 0);
+    assert_int_equal(st_stats(store).lost, 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(fifty_keys_after_a_close),    CASE(fifty_keys_after_a_kill),
-        CASE(fifty_keys_after_power_loss), CASE(deleting_one_harms_no_other),
-        CASE(eviction_harms_no_key),       CASE(equal_to_what_only_the_file_tier_has),
-        CASE(a_view_of_the_loser_stays),   CASE(merged_parents_and_children),
+        CASE(fifty_keys_after_a_close),     CASE(fifty_keys_after_a_kill),
+        CASE(fifty_keys_after_power_loss),  CASE(deleting_one_harms_no_other),
+        CASE(eviction_harms_no_key),        CASE(equal_to_what_only_the_file_tier_has),
+        CASE(a_view_of_the_loser_stays),    CASE(merged_parents_and_children),
+        CASE(equal_to_what_is_being_moved),
     };
 
     return cmocka_run_group_tests_name("store dedup", tests, NULL, NULL);
