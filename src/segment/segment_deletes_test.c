@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: MIT */
+/* The deletes of a segment that is to go: all of them, from an index or from the records, or an error;
+ * and reading them leaves the table as it is. */
+#include "segment/segment_testing.h"
+
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+
+#define KEY "00112233445566778899aabbccddeeff00112233445566778899aabbccddeeff\n"
+
+enum { BYTES = 300000, DELETES = 5 };
+static csc_keyring *ring;
+
+static int make_ring(void **state)
+{
+    (void)state;
+    return csc_keyring_parse(KEY, strlen(KEY), &ring);
+}
+
+static int destroy_ring(void **state)
+{
+    (void)state;
+    csc_keyring_destroy(&ring);
+    return 0;
+}
+
+static csc_tier *open_with(const csc_keyring *keyring)
+{
+    csc_tier *tier = NULL;
+
+    assert_int_equal(testing_open((csc_segment_options){.keyring = keyring}, &tier), 0);
+    return tier;
+}
+
+/* A segment of a block, a delete, a block, a delete and so on, left by a handle that sealed it or not.
+ */
+static csc_tier *with_deletes(const csc_keyring *keyring, bool sealed)
+{
+    csc_tier *tier = open_with(keyring);
+
+    for (uint64_t i = 0; i < DELETES; i++) {
+        csc_log_entry entry = {.is_delete = true, .binding = testing_binding(i, 0)};
+        csc_place place;
+        uint32_t segment;
+
+        assert_int_equal(testing_write(tier, i, BYTES, 0, 1, &place), 0);
+        assert_int_equal(csc_segment_log(tier, &entry, 1, &segment), 0);
+    }
+    assert_int_equal(tier->ops->sync(tier), 0);
+    if (sealed)
+        assert_int_equal(csc_segment_seal(tier), 0);
+    tier->ops->close(&tier);
+    return open_with(keyring);
+}
+
+static int count_any(void *context, const csc_log_entry *entry)
+{
+    (void)entry;
+    ++*(uint64_t *)context;
+    return 0;
+}
+
+static int count_delete(void *context, const csc_log_entry *entry)
+{
+    uint64_t *seen = context;
+    csc_binding expected = testing_binding(*seen, 0);
+
+    assert_true(entry->is_delete);
+    assert_memory_equal(&entry->binding.key, &expected.key, sizeof expected.key);
+    ++*seen;
+    return 0;
+}
+
+static void check(const csc_keyring *keyring, bool sealed)
+{
+    csc_tier *tier = with_deletes(keyring, sealed);
+    csc_segment_info before, after;
+    size_t count = 1;
+
+    csc_segment_list(tier, &before, &count);
+    assert_int_equal(count, 1);
+    assert_int_equal(before.sealed, sealed);
+    assert_true(before.log_bytes > 0);
+    for (int i = 0; i < 2; i++) {
+        uint64_t seen = 0;
+
+        assert_int_equal(csc_segment_deletes(tier, 0, count_delete, &seen), 0);
+        assert_int_equal(seen, DELETES);
+    }
+    csc_segment_list(tier, &after, &count);
+    assert_int_equal(after.log_bytes, before.log_bytes);
+    tier->ops->close(&tier);
+}
+
+static void from_an_index(void **state)
+{
+    (void)state;
+    check(NULL, true);
+}
+
+static void from_records(void **state)
+{
+    (void)state;
+    check(NULL, false);
+}
+
+static void from_an_index_of_an_encrypted_one(void **state)
+{
+    (void)state;
+    check(ring, true);
+}
+
+static void from_records_of_an_encrypted_one(void **state)
+{
+    (void)state;
+    check(ring, false);
+}
+
+/* A delete that was not read would be undone when the segment goes. */
+static void a_failing_disk_hides_none(void **state)
+{
+    (void)state;
+    for (int sealed = 0; sealed < 2; sealed++) {
+        csc_tier *tier = with_deletes(NULL, sealed);
+        bool met = true;
+
+        for (int at = 1; met; at++) {
+            uint64_t seen = 0;
+            int rc;
+
+            testing_fault = (testing_faults){.at = at, .err = EIO};
+            rc = csc_segment_deletes(tier, 0, count_any, &seen);
+            met = testing_fault.met;
+            testing_fault = (testing_faults){0};
+            assert_true(rc == CASCADE_EIO || seen == DELETES);
+            assert_true(met || rc == 0);
+        }
+        tier->ops->close(&tier);
+        testing_remove();
+        testing_directory();
+    }
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(from_an_index),
+        CASE(from_records),
+        CASE(from_an_index_of_an_encrypted_one),
+        CASE(from_records_of_an_encrypted_one),
+        CASE(a_failing_disk_hides_none),
+    };
+
+    return cmocka_run_group_tests_name("segment, its deletes", tests, make_ring, destroy_ring);
+}

@@ -1,0 +1,42 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One segment being read. Between the files that read segments; not seen outside this folder.
+ */
+#ifndef CSC_SEGMENT_SEGMENT_LOAD_H
+#define CSC_SEGMENT_SEGMENT_LOAD_H
+
+#include "segment/segment_internal.h"
+
+typedef struct csc_segment_loading {
+    csc_segment_tier *t;
+    const csc_segment_visitor *visitor;
+    csc_segment_file *file;
+    csc_segment_item *item; /* NULL: only read, not in the table */
+    csc_segment_source source;
+    uint64_t generation;
+    uint64_t key_id;
+    uint64_t size;       /* of the file, whole pages */
+    uint64_t from;       /* records before this offset are left out */
+    bool all_or_nothing; /* what cannot be read fails the reading; else it ends there */
+    uint8_t *window;
+    size_t window_room;
+    uint64_t window_from, window_to; /* what of the file lies there */
+} csc_segment_loading;
+
+/* ---- segment_load.c: what is in a segment ----------------------------------------------------------
+ */
+
+/** Makes the window. Errors: CASCADE_ENOMEM. */
+int csc_segment_loading_begin(csc_segment_loading *l);
+void csc_segment_loading_end(csc_segment_loading *l);
+/** Forgets the segment read before, and memory that only a large one needed. */
+void csc_segment_loading_next(csc_segment_loading *l);
+/** The first page; goes over to buffered reads where direct ones are refused. */
+int csc_segment_load_page(csc_segment_loading *l, const csc_segment_name *named, const void **page);
+/** Visits a segment from `from` on by its index. `*sound` tells whether there was a good one; if not,
+ * nothing was visited. */
+int csc_segment_load_index(csc_segment_loading *l, bool *sound);
+/** Visits whole records from `from` on, by their headers, and moves `from` behind them. */
+int csc_segment_scan_records(csc_segment_loading *l);
+
+#endif
