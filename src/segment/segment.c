@@ -111,6 +111,7 @@ void csc_segment_free(csc_segment_tier *t)
     pthread_cond_destroy(&t->opened);
     pthread_mutex_destroy(&t->lock);
     free(t->directory);
+    free(t->skipped);
     free(t);
 }
 
@@ -205,6 +206,38 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
     }
     pthread_mutex_unlock(&t->lock);
     *count = found;
+}
+
+unsigned csc_segment_standing(csc_tier *tier, uint32_t segment)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    unsigned standing = CSC_SEGMENT_IS_GONE;
+
+    pthread_mutex_lock(&t->lock);
+    if (segment < t->item_count) {
+        const csc_segment_item *item = t->items[segment];
+
+        standing = (item->ours ? CSC_SEGMENT_IS_OURS : 0) |
+                   (item->state == CSC_SEGMENT_SEALED ? CSC_SEGMENT_IS_SEALED : 0) |
+                   (item->state == CSC_SEGMENT_REMOVED ? CSC_SEGMENT_IS_GONE : 0);
+    }
+    pthread_mutex_unlock(&t->lock);
+    return standing;
+}
+
+void csc_segment_reread(csc_tier *tier, const csc_place *place)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+
+    pthread_mutex_lock(&t->lock);
+    if (csc_segment_of(place) < t->item_count) {
+        csc_segment_item *item = t->items[csc_segment_of(place)];
+        uint64_t offset = csc_segment_offset_of(place);
+
+        if (item->found && !item->ours && item->state == CSC_SEGMENT_UNSEALED && offset < item->scanned)
+            item->scanned = offset;
+    }
+    pthread_mutex_unlock(&t->lock);
 }
 
 uint64_t csc_segment_count(csc_tier *tier)

@@ -70,6 +70,8 @@ typedef struct csc_segment_visitor {
                  uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
                  const csc_place *place);
     int (*log)(void *context, const csc_segment_source *source, const csc_log_entry *entry);
+    /** Optional; of a refresh, before it reads anything: a segment is gone. */
+    void (*gone)(void *context, uint32_t segment);
 } csc_segment_visitor;
 
 /** Facts about one segment of this rank, for choosing which to drop. */
@@ -129,6 +131,34 @@ int csc_segment_seal(csc_tier *tier);
  * same rank on another node: only the caller can know. The writing thread only. */
 int csc_segment_remove(csc_tier *tier, uint32_t segment);
 
+/**
+ * Reads what came to the directory since open or the last refresh: new segments of any rank, records
+ * appended to those of others, indexes of those that were sealed meanwhile. Marks those removed that are
+ * gone or became another segment, and tells the visitor. A segment that another live handle writes is
+ * not `ours` from then on. Costs one readdir, the first page of one segment, in turn, and a look at the
+ * size and the end of each unsealed one; and all that once more if a file went while it looked, for what
+ * was in it may have been moved behind its back. A record may be visited twice.
+ *
+ * 0: all that others had synced when it began is known. Else as open, but CASCADE_ENOKEY is only logged;
+ * CASCADE_EAGAIN: files kept going; CASCADE_EIO: some files could not be read, the rest was; or the
+ * directory is gone, or is another one, and nothing is taken to be removed. Next time it goes on. Any
+ * one thread at a time.
+ */
+int csc_segment_refresh(csc_tier *tier, const csc_segment_visitor *visitor);
+
+/** What is known of a segment. */
+enum {
+    CSC_SEGMENT_IS_OURS = 1, /* as in csc_segment_info */
+    CSC_SEGMENT_IS_SEALED = 2,
+    CSC_SEGMENT_IS_GONE = 4 /* removed, or there never was one */
+};
+unsigned csc_segment_standing(csc_tier *tier, uint32_t segment);
+
+/** A record in an unsealed segment of another handle was not whole yet: the next refresh visits it
+ * again.
+ */
+void csc_segment_reread(csc_tier *tier, const csc_place *place);
+
 /** Visits the deletes in a segment of this rank that is not open, for whoever empties it. Nonzero of
  * `visit` stops and is returned. Errors: CASCADE_EINVAL, CASCADE_MISS (removed), CASCADE_EIO,
  * CASCADE_ENOMEM. The writing thread only. */
@@ -136,7 +166,9 @@ int csc_segment_deletes(csc_tier *tier, uint32_t segment,
                         int (*visit)(void *context, const csc_log_entry *entry), void *context);
 
 /** Whether a delete may hide a bind in any segment, of any rank, but `except`. `deleted`: key and
- * sequence count. Yes for nothing about once in 4e9 / (keys per segment). */
+ * sequence count. Yes for nothing about once in 4e9 / (keys per segment); and while there are segments
+ * that cannot be read here, but perhaps by others. What others wrote counts as far as it is known
+ * (csc_segment_refresh). */
 bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted);
 
 /** Bytes of the record at a place of this tier, header included. */

@@ -162,7 +162,7 @@ bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *de
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
     uint32_t hash = hash_of(deleted->key.bytes);
-    bool yes = false;
+    bool yes = atomic_load(&t->unread);
 
     pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < t->item_count && !yes; i++)

@@ -86,7 +86,8 @@ static csc_segment_file *make_room(csc_segment_tier *t)
 void csc_segment_file_keep(csc_segment_tier *t, csc_segment_item *item, csc_segment_file *file)
 {
     pthread_mutex_lock(&t->lock);
-    if (t->file_count < CSC_SEGMENT_FILES_MAX) {
+    if (t->file_count < CSC_SEGMENT_FILES_MAX && !item->file && !item->opening &&
+        item->state != CSC_SEGMENT_REMOVED) {
         item->file = file;
         item->used_tick = t->tick++;
         t->file_count++;

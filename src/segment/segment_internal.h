@@ -62,10 +62,12 @@ typedef struct csc_segment_item {
     uint32_t rank;
     uint32_t number;
     uint64_t generation;
-    uint64_t key_id; /* of its payloads' key, 0: none */
-    bool ours;       /* as in csc_segment_info */
+    uint64_t key_id;  /* of its payloads' key, 0: none */
+    bool found;       /* in the directory, not made by this handle */
+    atomic_bool ours; /* as in csc_segment_info */
     /* under the lock */
     uint64_t bytes;
+    uint64_t scanned;       /* found, not sealed: records before this offset were visited */
     uint64_t live_bytes;    /* of records that hold a retained place */
     uint64_t log_entries;   /* in log records */
     uint64_t removals_then; /* how many segments had been removed when it was begun or found */
@@ -75,6 +77,15 @@ typedef struct csc_segment_item {
     bool opening;           /* some thread is opening `file` */
     uint64_t used_tick;
 } csc_segment_item;
+
+/* A file that is named like a segment and is none. */
+typedef struct csc_segment_skipped {
+    uint32_t rank;
+    uint32_t number;
+    uint32_t looks_left; /* that a refresh takes at it */
+    bool there;          /* while a refresh goes on: it is still in the directory */
+    bool unread;         /* it may be a segment that others can read */
+} csc_segment_skipped;
 
 /* A file that waits to become a segment again. */
 typedef struct csc_segment_spare {
@@ -154,6 +165,14 @@ typedef struct csc_segment_tier {
     uint32_t spare_count;               /* only the writer changes it */
     struct csc_segment_reader *readers; /* kept for the next reads */
     size_t reader_count;
+
+    /* Of open and refresh alone */
+    csc_segment_skipped *skipped;
+    size_t skipped_count;
+    size_t checked;           /* index of the segment whose first page was looked at last */
+    uint64_t directory_inode; /* 0: not known */
+    uint64_t directory_device;
+    atomic_bool unread; /* there are segments that only others can read */
 
     csc_segment_writer writer;
     _Atomic uint64_t read_bytes, written_bytes, quarantined, recycled, rereads;

@@ -257,7 +257,7 @@ int csc_segment_load_index(csc_segment_loading *l, bool *sound)
         rc = csc_segfmt_index_check(&trailer, data);
     if (rc == CASCADE_ENOMEM || (rc == CASCADE_EIO && l->all_or_nothing))
         return rc;
-    if (rc == CASCADE_ECORRUPT || rc == CASCADE_EIO)
+    if ((rc == CASCADE_ECORRUPT || rc == CASCADE_EIO) && !l->live)
         csc_log(CSC_LOG_WARNING, "a segment's index is not usable, reading its records: %s",
                 csc_fail_text());
     if (rc)
@@ -336,7 +336,7 @@ int csc_segment_scan_records(csc_segment_loading *l)
 {
     const csc_segfmt_record *record = NULL;
     uint64_t record_bytes = 0;
-    bool ahead = true;
+    bool ahead = !l->live; /* what ends a file that grows is looked at again and again */
     int rc = 0;
 
     while (rc == 0 && l->from < l->size) {
@@ -344,8 +344,9 @@ int csc_segment_scan_records(csc_segment_loading *l)
         if (rc == CASCADE_ENOMEM || (rc && rc != CASCADE_ECORRUPT && l->all_or_nothing))
             return rc;
         if (rc) {
-            csc_log(rc == CASCADE_ECORRUPT ? CSC_LOG_INFO : CSC_LOG_WARNING,
-                    "reading an unsealed segment ends: %s", csc_fail_text());
+            if (!l->live)
+                csc_log(rc == CASCADE_ECORRUPT ? CSC_LOG_INFO : CSC_LOG_WARNING,
+                        "reading an unsealed segment ends: %s", csc_fail_text());
             return 0;
         }
         rc = record->type == CSC_SEGFMT_RECORD_BLOCK ? visit_block(l, record) : visit_log(l, record);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * One segment being read. Between the files that read segments; not seen outside this folder.
+ * One segment being read: at open, and again when a refresh finds more of it. Between the files that
+ * read segments; not seen outside this folder.
  */
 #ifndef CSC_SEGMENT_SEGMENT_LOAD_H
 #define CSC_SEGMENT_SEGMENT_LOAD_H
@@ -16,7 +17,9 @@ typedef struct csc_segment_loading {
     uint64_t generation;
     uint64_t key_id;
     uint64_t size;       /* of the file, whole pages */
-    uint64_t from;       /* records before this offset are left out */
+    uint64_t from;       /* records before this offset were visited, or are left out */
+    bool live;           /* a refresh: other handles write meanwhile */
+    bool went;           /* a refresh: a file was gone that had just been there */
     bool all_or_nothing; /* what cannot be read fails the reading; else it ends there */
     uint8_t *window;
     size_t window_room;
@@ -38,5 +41,12 @@ int csc_segment_load_page(csc_segment_loading *l, const csc_segment_name *named,
 int csc_segment_load_index(csc_segment_loading *l, bool *sound);
 /** Visits whole records from `from` on, by their headers, and moves `from` behind them. */
 int csc_segment_scan_records(csc_segment_loading *l);
+
+/* ---- segment_open.c --------------------------------------------------------------------------- */
+
+/** Reads a file that is not in the table. What is wrong with that file alone is logged and counted. */
+int csc_segment_load(csc_segment_loading *l, const csc_segment_name *named);
+/** After all files were looked at: whether there are some that only others can read. */
+void csc_segment_note_unread(csc_segment_tier *t);
 
 #endif

@@ -3,6 +3,9 @@
  * Opening: what is in the directory. Files are judged one by one: what is damaged or foreign is skipped,
  * counted and logged, and left as it is. Only what would make every file unreadable (no memory, no
  * descriptors) fails the open.
+ *
+ * A refresh (segment_refresh.c) reads new files in the same way, while others write. A file that is not
+ * a segment yet may become one, so it is looked at a few times before it is left alone.
  */
 #include "base/fail.h"
 #include "base/log.h"
@@ -26,12 +29,15 @@ static void remove_spare(csc_segment_tier *t, const csc_segment_name *named)
     (void)csc_io_unlink(t->io, path); /* else it stays, and the next open tries again */
 }
 
-/* Checks the first page against the name and puts the segment into the table. */
+/* Checks the first page against the name and puts the segment into the table. CASCADE_MISS: there is
+ * nothing to read, and nothing wrong. */
 static int load_header(csc_segment_loading *l, const csc_segment_name *named)
 {
     csc_segment_item facts = {.rank = named->rank,
                               .number = named->number,
-                              .ours = named->rank == l->t->rank,
+                              .ours = named->rank == l->t->rank && !l->live,
+                              .found = true,
+                              .scanned = PAGE,
                               .state = CSC_SEGMENT_UNSEALED};
     const csc_segfmt_header *header;
     const void *page;
@@ -50,8 +56,8 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
         return rc;
     if (csc_segfmt_is_spare(page, named->rank, named->number)) {
         /* Its writer was killed and it takes space for nothing; if he lives, on another node, he makes a
-         * new file where he meant to use this one. */
-        if (named->rank == l->t->rank)
+         * new file where he meant to use this one. A refresh leaves it to the next open. */
+        if (named->rank == l->t->rank && !l->live)
             remove_spare(l->t, named);
         return CASCADE_MISS;
     }
@@ -61,15 +67,20 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
         return rc;
     if (header->rank != named->rank || header->number != named->number)
         return csc_fail(CASCADE_EFORMAT, "written under another name");
+    if (memcmp(header->writer, l->t->writer.id, sizeof header->writer) == 0)
+        return CASCADE_MISS; /* this handle's, about to come into the table or just removed */
     l->source.rank = named->rank;
     facts.generation = l->generation = header->generation;
     facts.key_id = l->key_id = header->key_id;
     if (header->key_id && !csc_keyring_find(l->t->keyring, header->key_id))
         return CASCADE_ENOKEY;
     rc = csc_segment_add(l->t, &facts, &l->source.segment);
-    if (rc == 0)
-        l->item = l->t->items[l->source.segment];
-    return rc;
+    if (rc)
+        return rc;
+    pthread_mutex_lock(&l->t->lock);
+    l->item = l->t->items[l->source.segment];
+    pthread_mutex_unlock(&l->t->lock);
+    return 0;
 }
 
 static int load_records(csc_segment_loading *l)
@@ -77,17 +88,59 @@ static int load_records(csc_segment_loading *l)
     bool sound;
     int rc = csc_segment_load_index(l, &sound);
 
+    if (rc == 0 && !sound)
+        rc = csc_segment_scan_records(l);
+    pthread_mutex_lock(&l->t->lock);
+    l->item->scanned = l->from;
     if (rc == 0 && sound)
         l->item->state = CSC_SEGMENT_SEALED;
-    else if (rc == 0)
-        rc = csc_segment_scan_records(l);
+    pthread_mutex_unlock(&l->t->lock);
     /* What a killed writer had not synced yet is on disk from here on, as the store will take it to be.
      */
-    if (rc == 0 && !sound && l->item->rank == l->t->rank)
+    if (rc == 0 && !sound && l->item->ours)
         rc = csc_io_datasync(l->t->io, l->file->fd);
     csc_segment_file_keep(l->t, l->item, l->file);
     l->file = NULL;
     return rc;
+}
+
+/* A file that is no segment is told of once, and looked at so often again. */
+#define SKIPPED_LOOKS 3u
+
+/* Notes a file that is not read; true: it is to be told of. What only others can read may hold binds
+ * that a delete here hides; what is damaged holds nothing for anybody. */
+static bool skip(csc_segment_tier *t, const csc_segment_name *named, uint32_t looks, bool unread)
+{
+    csc_segment_skipped *grown;
+
+    for (size_t i = 0; i < t->skipped_count; i++) {
+        csc_segment_skipped *known = &t->skipped[i];
+
+        if (known->rank != named->rank || known->number != named->number)
+            continue;
+        known->looks_left -= known->looks_left > 0;
+        known->unread = unread;
+        return false;
+    }
+    grown = realloc(t->skipped, (t->skipped_count + 1) * sizeof *grown);
+    if (grown) {
+        t->skipped = grown;
+        grown[t->skipped_count++] = (csc_segment_skipped){.rank = named->rank,
+                                                          .number = named->number,
+                                                          .looks_left = looks,
+                                                          .there = true,
+                                                          .unread = unread};
+    }
+    return true;
+}
+
+void csc_segment_note_unread(csc_segment_tier *t)
+{
+    bool unread = false;
+
+    for (size_t i = 0; i < t->skipped_count; i++)
+        unread |= t->skipped[i].unread;
+    atomic_store(&t->unread, unread);
 }
 
 /* Whether a failure to read one file is that file's, not the process's or the machine's. */
@@ -103,24 +156,27 @@ static int miss_key(const csc_segment_loading *l, const csc_segment_name *named,
     csc_fail(CASCADE_ENOKEY,
              "%s is encrypted with key %016" PRIx64 ", which is not among the keys given", text,
              l->key_id);
-    if (named->rank == l->t->rank)
+    if (named->rank == l->t->rank && !l->live)
         return CASCADE_ENOKEY;
-    csc_log(CSC_LOG_WARNING, "%s", csc_fail_text());
+    if (skip(l->t, named, 0, true))
+        csc_log(CSC_LOG_WARNING, "%s", csc_fail_text());
     return 0;
 }
 
-static int load(csc_segment_loading *l, const csc_segment_name *named)
+int csc_segment_load(csc_segment_loading *l, const csc_segment_name *named)
 {
     char text[CSC_SEGFMT_NAME_BYTES];
     int rc = csc_segment_file_open(l->t, named->rank, named->number, CSC_SEGMENT_NO_DEADLINE, &l->file);
 
-    if (rc == CASCADE_MISS)
-        return 0; /* removed since it was listed */
+    if (rc == CASCADE_MISS) {
+        l->went = true; /* removed since it was listed */
+        return 0;
+    }
     if (rc == 0) {
         rc = load_header(l, named);
         if (rc == 0)
             return load_records(l);
-        if (rc == CASCADE_EIO)
+        if (rc == CASCADE_EIO && !l->live)
             rc = CASCADE_ECORRUPT; /* it opened, so it is this file that cannot be read */
         csc_segment_file_close(l->t, l->file);
         l->file = NULL;
@@ -132,26 +188,33 @@ static int load(csc_segment_loading *l, const csc_segment_name *named)
         return miss_key(l, named, text);
     if (!is_files_own(rc))
         return rc;
-    csc_log(CSC_LOG_WARNING, "%s is skipped: %s", text, csc_fail_text());
-    atomic_fetch_add(&l->t->quarantined, 1);
+    if (skip(l->t, named, SKIPPED_LOOKS, rc != CASCADE_ECORRUPT)) {
+        csc_log(CSC_LOG_WARNING, "%s is skipped: %s", text, csc_fail_text());
+        atomic_fetch_add(&l->t->quarantined, 1);
+    }
     return 0;
 }
+
+/* ---- all of them ---------------------------------------------------------------------------------- */
 
 static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
 {
     csc_segment_names list = {NULL, 0, 0};
     csc_segment_loading l = {.t = t, .visitor = visitor};
+    struct stat info;
     int rc = csc_segment_names_list(t, &list);
 
     if (rc == CASCADE_MISS)
         rc = CASCADE_ENOSTORE;
+    if (rc == 0 && csc_io_stat(t->io, t->directory, &info) == 0)
+        t->directory_inode = info.st_ino, t->directory_device = info.st_dev;
     if (rc == 0)
         rc = csc_segment_loading_begin(&l);
     for (size_t i = 0; i < list.count && rc == 0; i++) {
         size_t before = t->item_count;
 
         csc_segment_loading_next(&l);
-        rc = load(&l, &list.names[i]);
+        rc = csc_segment_load(&l, &list.names[i]);
         /* A file that is no segment claims no number: it could claim the last. */
         if (t->item_count > before && list.names[i].rank == t->rank &&
             list.names[i].number >= t->writer.next_number)
@@ -160,6 +223,7 @@ static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
     /* So are the names of its files. */
     if (rc == 0 && t->writer.next_number > 0)
         rc = csc_io_sync_directory(t->io, t->directory);
+    csc_segment_note_unread(t);
     csc_segment_loading_end(&l);
     free(list.names);
     return rc;

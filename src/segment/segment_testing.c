@@ -85,6 +85,7 @@ static int see_block(void *context, const csc_segment_source *source, const csc_
     assert_true(found->block_count < TESTING_FOUND_MAX);
     assert_int_equal(csc_segment_of(place), source->segment);
     assert_true(written_ns > 0);
+    found->sealed_count += source->sealed;
     *block = (testing_block){.segment = source->segment, .content = *content, .place = *place};
     block->binding_count = binding_count;
     for (size_t i = 0; i < binding_count && i < 3; i++)
@@ -97,17 +98,39 @@ static int see_log(void *context, const csc_segment_source *source, const csc_lo
 {
     testing_found *found = context;
 
-    (void)source;
+    found->sealed_count += source->sealed;
     assert_true(found->log_count < TESTING_FOUND_MAX);
     found->logs[found->log_count++] = *entry;
     return 0;
 }
 
+static void see_gone(void *context, uint32_t segment)
+{
+    testing_found *found = context;
+
+    assert_true(found->gone_count < sizeof found->gone / sizeof found->gone[0]);
+    found->gone[found->gone_count++] = segment;
+}
+
+static void forget_seen(void)
+{
+    testing_seen.block_count = testing_seen.log_count = 0;
+    testing_seen.sealed_count = testing_seen.gone_count = 0;
+}
+
+int testing_refresh(csc_tier *tier)
+{
+    const csc_segment_visitor visitor = {&testing_seen, see_block, see_log, see_gone};
+
+    forget_seen();
+    return csc_segment_refresh(tier, &visitor);
+}
+
 int testing_open(csc_segment_options options, csc_tier **tier)
 {
-    const csc_segment_visitor visitor = {&testing_seen, see_block, see_log};
+    const csc_segment_visitor visitor = {.context = &testing_seen, .block = see_block, .log = see_log};
 
-    testing_seen.block_count = testing_seen.log_count = 0;
+    forget_seen();
     options.io = testing_io;
     options.directory = directory;
     return csc_segment_open(&options, &visitor, tier);

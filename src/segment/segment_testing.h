@@ -23,6 +23,9 @@ typedef struct testing_found {
     size_t block_count;
     csc_log_entry logs[TESTING_FOUND_MAX];
     size_t log_count;
+    size_t sealed_count; /* of blocks and logs, from an index */
+    uint32_t gone[16];   /* segments */
+    size_t gone_count;
 } testing_found;
 
 /** Makes an empty directory that the functions below work on; testing_remove empties and removes it. */
@@ -41,6 +44,8 @@ extern testing_found testing_seen;
 int testing_open(csc_segment_options options, csc_tier **tier);
 csc_tier *testing_open_default(void);
 cascade_tier_stats testing_stats(csc_tier *tier);
+/** Refreshes the tier and fills testing_seen with what is new; returns the refresh's code. */
+int testing_refresh(csc_tier *tier);
 
 /** Writes a block of that seed with `binding_count` made-up bindings; returns its status. */
 int testing_write(csc_tier *tier, uint64_t seed, size_t k_bytes, size_t v_bytes, size_t binding_count,
