@@ -189,8 +189,10 @@ typedef struct cascade_options {
     uint32_t put_wait_ms;        /* CASCADE_PUT_WAIT_MS: longest wait of a put for room; 30,000 */
     uint32_t open_flags;         /* CASCADE_OPEN_* */
     uint32_t io_deadline_ms;     /* CASCADE_IO_DEADLINE_MS: longest wait for a file; 10,000 */
-    uint64_t file_age_s;         /* CASCADE_FILE_AGE: seconds after which a block that is in files only
-                                    and was not used goes; default 0 = never */
+    uint32_t refresh_ms; /* CASCADE_REFRESH_MS: how often a miss looks for what other ranks wrote;
+                            1,000 */
+    uint64_t file_age_s; /* CASCADE_FILE_AGE: seconds after which a block that is in files only
+                            and was not used goes; default 0 = never */
     uint64_t background_rate_bytes; /* CASCADE_BACKGROUND_RATE: bytes a second that compaction and
                                        background scrubbing move; default 256 MiB */
     uint64_t scrub_interval_s;      /* CASCADE_SCRUB_INTERVAL: seconds between the starts of background

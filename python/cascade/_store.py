@@ -62,6 +62,7 @@ class Store:
         watermark_low, watermark_high: per cent of dram to evict down to, and to start evicting at.
         put_wait_ms: the longest that a put waits for room.
         io_deadline_ms: the longest that a read waits for a file.
+        refresh_ms: how often a miss looks for what other ranks wrote.
         file_age_s: seconds after which a block that is in files only and was not used goes.
         background_rate: bytes a second that compaction and background scrubbing move.
         scrub_interval_s: seconds between the starts of background scrubs.
@@ -98,6 +99,7 @@ class Store:
         watermark_high: Optional[int] = None,
         put_wait_ms: Optional[int] = None,
         io_deadline_ms: Optional[int] = None,
+        refresh_ms: Optional[int] = None,
         file_age_s: Optional[int] = None,
         background_rate: Size = None,
         scrub_interval_s: Optional[int] = None,
@@ -134,6 +136,7 @@ class Store:
             ("watermark_high_pct", watermark_high),
             ("put_wait_ms", put_wait_ms),
             ("io_deadline_ms", io_deadline_ms),
+            ("refresh_ms", refresh_ms),
         ):
             setattr(options, name, 0 if value is None else unsigned(name, value, 32))
         for name, value in (("file_age_s", file_age_s), ("scrub_interval_s", scrub_interval_s)):

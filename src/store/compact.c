@@ -245,8 +245,8 @@ static int take_batch(cascade_store *store, compactor *c)
     return c->next == before ? csc_fail(CASCADE_ENOMEM, "no memory to move a block with") : 0;
 }
 
-/* The bytes cannot be had: as everywhere, the block is a miss from here on, unless dram has it. Lock
- * held. */
+/* The bytes cannot be had: as everywhere, the block is a miss from here on, unless dram or another rank
+ * has it. Lock held. */
 static void quarantine(cascade_store *store, const block *b, int code)
 {
     static const csc_place nowhere;
@@ -258,10 +258,12 @@ static void quarantine(cascade_store *store, const block *b, int code)
         csc_content_write_again(store, b->number);
         return;
     }
+    if (csc_copies_use(store, b->number))
+        return;
     csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
     if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
         csc_count(&store->counters.lost, 1);
-    csc_content_lose(store, b->number, true);
+    csc_content_lose(store, b->number, code == CASCADE_ECORRUPT);
 }
 
 /* Reads the batch and quarantines what is damaged; `*code`: the first read that may be right another
@@ -289,6 +291,7 @@ static int read_batch(cascade_store *store, compactor *c)
             .place = b->place, .content = c->writes[i].content, .pieces = &b->piece, .piece_count = 1};
     }
     (void)store->file->ops->read(store->file, c->reads, c->batch_count);
+    csc_discover_if_bad(store, c->reads, c->batch_count);
     pthread_mutex_lock(&store->lock);
     for (uint32_t i = 0; i < c->batch_count; i++) {
         int status = c->reads[i].status;

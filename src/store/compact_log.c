@@ -75,9 +75,9 @@ static int move_delete(void *context, const csc_log_entry *entry)
     cascade_store *store = context;
     compactor *c = store->compactor;
 
-    /* A tombstone outlives every record that it hides. What lies in a file that could not be read at
-     * open nobody knows. */
-    if (!store->files_skipped && !csc_segment_may_hide(store->file, c->segment - 1, &entry->binding))
+    /* A tombstone outlives every record that it hides. What lies in a file that could not be read
+     * nobody knows. */
+    if (c->all_known && !csc_segment_may_hide(store->file, c->segment - 1, &entry->binding))
         return 0;
     c->log[c->log_count++] = *entry;
     return c->log_count == CSC_COMPACT_LOG_ENTRIES ? write_log(store, c) : 0;
@@ -85,7 +85,10 @@ static int move_delete(void *context, const csc_log_entry *entry)
 
 int csc_compact_move_deletes(cascade_store *store, compactor *c)
 {
-    int code = csc_segment_deletes(store->file, c->segment - 1, move_delete, store);
+    int code;
+
+    c->all_known = !store->files_skipped && csc_discover_now(store);
+    code = csc_segment_deletes(store->file, c->segment - 1, move_delete, store);
 
     return code ? code : write_log(store, c);
 }

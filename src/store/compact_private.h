@@ -36,6 +36,7 @@ struct csc_compactor {
     csc_log_entry *log; /* CSC_COMPACT_LOG_ENTRIES of each */
     uint32_t *log_keys;
     uint32_t log_count;
+    bool all_known;         /* what others have written, while deletes are moved */
     uint64_t next_ns;       /* when what was moved in the background is paid for */
     uint64_t rest_until_ns; /* nothing is done in the background after a failure */
     struct {

@@ -24,6 +24,7 @@
 #define PUT_WAIT_DEFAULT 30000u
 #define LEASE_DEFAULT    10000u
 #define DEADLINE_DEFAULT 10000u
+#define REFRESH_DEFAULT  1000u
 #define RATE_DEFAULT     (UINT64_C(256) << 20)
 #define WATERMARK_LOW    98u
 #define WATERMARK_HIGH   99u
@@ -312,6 +313,9 @@ static int resolve_file_work(const cascade_options *options, csc_store_config *c
     int code = count_setting(options->io_deadline_ms, "CASCADE_IO_DEADLINE_MS", INT_MAX,
                              DEADLINE_DEFAULT, &config->io_deadline_ms);
 
+    if (code == 0)
+        code = count_setting(options->refresh_ms, "CASCADE_REFRESH_MS", INT_MAX, REFRESH_DEFAULT,
+                             &config->refresh_ms);
     if (code == 0)
         code = seconds_setting(options->file_age_s, "CASCADE_FILE_AGE", &config->file_age_s);
     if (code == 0)

@@ -1,19 +1,27 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Contents of which an open finds several copies. In an unsealed segment a whole header may have a torn
- * payload behind it: a sync failed there, or the power went, and the block was written again elsewhere.
- * Such a copy is read before it is trusted, if there is another; that is rare, and few bytes.
+ * Contents of which there are several copies in segments.
+ *
+ * In an unsealed segment a whole header may have a torn payload behind it: a sync failed there, or the
+ * power went, and the block was written again elsewhere. An open reads such a copy before it trusts it,
+ * if there is another; that is rare, and few bytes.
+ *
+ * Copies that are not chosen are remembered: another rank makes one when it empties a segment, which is
+ * seen while the old one is still there, and each record is visited only once. The newest are kept.
  */
 #include "base/grow.h"
 #include "store/store_private.h"
 
 #include <stdlib.h>
 
+#define KEPT_FIRST ((size_t)1 << 10) /* powers of two */
+#define KEPT_MAX   ((size_t)1 << 18)
+
 bool csc_copies_note(csc_copies *copies, uint32_t number, const csc_place *place)
 {
     if (!csc_grow(&copies->items, &copies->room, copies->count + 1, sizeof *copies->items))
         return false;
-    copies->items[copies->count++] = (csc_twin){number, *place};
+    copies->items[copies->count++] = (csc_twin){.number = number, .place = *place};
     return true;
 }
 
@@ -49,4 +57,135 @@ void csc_copies_check(cascade_store *store, csc_copies *copies)
     free(buffer);
     free(copies->items);
     *copies = (csc_copies){0};
+}
+
+/* ---- remembered ----------------------------------------------------------------------------------- */
+
+static uint32_t *chain_of(csc_remembered *r, uint32_t number)
+{
+    return &r->chains[number & (r->room - 1)];
+}
+
+static void link_in(csc_remembered *r, size_t index)
+{
+    uint32_t *chain = chain_of(r, r->items[index].number);
+
+    r->items[index].next = *chain;
+    *chain = (uint32_t)index + 1;
+}
+
+static void take_out(csc_remembered *r, size_t index)
+{
+    uint32_t *link = chain_of(r, r->items[index].number);
+
+    while (*link != index + 1)
+        link = &r->items[*link - 1].next;
+    *link = r->items[index].next;
+    r->items[index].number = CSC_NUMBER_NONE;
+}
+
+/* Without memory it stays as it is. */
+static void grow(csc_remembered *r)
+{
+    size_t room = r->room ? 2 * r->room : KEPT_FIRST;
+    csc_twin *items = realloc(r->items, room * sizeof *items);
+    uint32_t *chains = calloc(room, sizeof *chains);
+
+    if (items)
+        r->items = items;
+    if (!items || !chains) {
+        free(chains);
+        return;
+    }
+    free(r->chains);
+    r->chains = chains;
+    r->room = room;
+    for (size_t i = 0; i < r->count; i++)
+        if (r->items[i].number != CSC_NUMBER_NONE)
+            link_in(r, i);
+}
+
+void csc_copies_keep(cascade_store *store, uint32_t number, const csc_place *place)
+{
+    csc_remembered *r = &store->remembered;
+    size_t index;
+
+    if (r->count == r->room && r->room < KEPT_MAX)
+        grow(r);
+    if (r->room == 0)
+        return;
+    if (r->count < r->room) {
+        index = r->count++;
+    } else {
+        index = r->oldest;
+        r->oldest = (r->oldest + 1) % r->room;
+        if (r->items[index].number != CSC_NUMBER_NONE)
+            take_out(r, index);
+    }
+    r->items[index] = (csc_twin){.number = number,
+                                 .generation = csc_content_generation(csc_content_at(store, number)),
+                                 .place = *place};
+    link_in(r, index);
+}
+
+static bool is_gone(const cascade_store *store, const csc_place *place)
+{
+    return csc_segment_standing(store->file, csc_segment_of(place)) & CSC_SEGMENT_IS_GONE;
+}
+
+/* Whether it is a copy of what its number says, and not the chosen one. In a segment that is about to be
+ * removed it is of no use. */
+static bool is_another(cascade_store *store, const csc_twin *twin)
+{
+    const csc_content_entry *entry;
+
+    if (twin->number == CSC_NUMBER_NONE || csc_segment_of(&twin->place) + 1 == store->segment_leaving)
+        return false;
+    entry = csc_content_at(store, twin->number);
+    return csc_content_has(entry, CSC_CONTENT_LIVE) &&
+           csc_content_generation(entry) == twin->generation &&
+           !csc_segment_is_same_record(&entry->file, &twin->place) && !is_gone(store, &twin->place);
+}
+
+bool csc_copies_use(cascade_store *store, uint32_t number)
+{
+    csc_remembered *r = &store->remembered;
+    uint32_t best = 0;
+
+    for (uint32_t link = r->room ? *chain_of(r, number) : 0; link; link = r->items[link - 1].next)
+        if (r->items[link - 1].number == number && is_another(store, &r->items[link - 1]) &&
+            (!best || csc_place_is_weak(store, &r->items[best - 1].place)))
+            best = link;
+    if (!best)
+        return false;
+    csc_content_set_file(store, number, &r->items[best - 1].place);
+    take_out(r, best - 1);
+    return true;
+}
+
+void csc_copies_use_all(cascade_store *store)
+{
+    csc_remembered *r = &store->remembered;
+
+    for (size_t i = 0; i < r->count; i++) {
+        const csc_twin *twin = &r->items[i];
+        const csc_place *chosen;
+
+        if (i % CSC_SCAN_STEP == CSC_SCAN_STEP - 1) {
+            pthread_mutex_unlock(&store->lock);
+            pthread_mutex_lock(&store->lock);
+            twin = &r->items[i];
+        }
+        if (!is_another(store, twin))
+            continue;
+        chosen = &csc_content_at(store, twin->number)->file;
+        if (csc_place_is_set(chosen) && is_gone(store, chosen))
+            (void)csc_copies_use(store, twin->number);
+    }
+}
+
+void csc_copies_destroy(cascade_store *store)
+{
+    free(store->remembered.items);
+    free(store->remembered.chains);
 }

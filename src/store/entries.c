@@ -315,7 +315,8 @@ void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones)
     uint32_t link;
 
     while ((link = csc_content_at(store, number)->first_key) != 0) {
-        bool needed = tombstones && csc_key_is_on_disk(store, link - 1);
+        bool needed = tombstones && csc_key_is_on_disk(store, link - 1) &&
+                      !(store->key_states[link - 1].flags & CSC_KS_ELSEWHERE);
 
         csc_key_unbind(store, link - 1, needed ? csc_next_sequence(store) : 0);
     }
@@ -532,6 +533,7 @@ void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_se
     else
         csc_content_note_shared(store, content);
     if (tombstone_sequence) {
+        csc_deleted_note(store, &entry->key, tombstone_sequence);
         entry->segment = 0;
         csc_log_push(store, number);
     } else {

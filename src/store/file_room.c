@@ -30,8 +30,9 @@ uint32_t csc_spares_max(const cascade_store *store)
 
 /* ---- dropping ------------------------------------------------------------------------------- */
 
-/* Takes the file copy away; the block goes with it if dram does not hold it. Lock held. */
-static void drop(cascade_store *store, uint32_t number)
+/* Takes the file copy away; the block goes with it if dram does not hold it, and no other rank, or if it
+ * is too old. Lock held. */
+static void drop(cascade_store *store, uint32_t number, bool is_old)
 {
     static const csc_place nowhere;
 
@@ -41,6 +42,8 @@ static void drop(cascade_store *store, uint32_t number)
         store->content_states[number].flags |= CSC_CS_LAZY;
         return;
     }
+    if (!is_old && csc_copies_use(store, number))
+        return;
     csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
     csc_content_lose(store, number, true);
 }
@@ -84,6 +87,7 @@ static bool drop_down_to(cascade_store *store, uint64_t live, uint64_t target)
     drop_test test = {.store = store, .now_ms = csc_clock_coarse_ms()};
     uint32_t dropped = 0;
 
+    (void)csc_discover(store); /* what others have too is read there, and not deleted */
     pthread_mutex_lock(&store->lock);
     csc_touches_pass_on(store);
     while (live > target) {
@@ -96,7 +100,7 @@ static bool drop_down_to(cascade_store *store, uint64_t live, uint64_t target)
         entry = csc_content_at(store, number);
         bytes = csc_segment_record_bytes(&entry->file, &entry->content);
         live -= bytes < live ? bytes : live;
-        drop(store, number);
+        drop(store, number, false);
         if (++dropped % DROP_STEP == 0) {
             pthread_mutex_unlock(&store->lock);
             pthread_mutex_lock(&store->lock);
@@ -122,7 +126,7 @@ static void drop_segment(cascade_store *store, uint32_t segment)
         }
         if (csc_content_has(entry, CSC_CONTENT_LIVE) && csc_place_is_set(&entry->file) &&
             csc_segment_of(&entry->file) == segment)
-            drop(store, number);
+            drop(store, number, false);
     }
     pthread_mutex_unlock(&store->lock);
 }
@@ -257,7 +261,7 @@ static void age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t *
         if (dry_run)
             continue;
         csc_count(&store->counters.aged, 1);
-        drop(store, number);
+        drop(store, number, true);
     }
 }
 
@@ -269,6 +273,8 @@ void csc_file_age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t
     *bytes = 0;
     if (store->config.file_age_s == 0)
         return;
+    if (!dry_run)
+        (void)csc_discover_now(store); /* what others have too is not deleted */
     pthread_mutex_lock(&store->lock);
     csc_touches_pass_on(store);
     do {

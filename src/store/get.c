@@ -102,6 +102,8 @@ static int try_dram(cascade_store *store, reading *r, csc_load *load, bool *done
     int code = csc_hold(store, &r->name, &held);
 
     *done = false;
+    if (code == CASCADE_MISS && csc_discover(store))
+        code = csc_hold(store, &r->name, &held);
     if (code == CASCADE_MISS) {
         csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
         csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
@@ -367,6 +369,8 @@ int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result
         csc_held held;
         int code = csc_hold(store, &(csc_name){.key = key}, &held);
 
+        if (code == CASCADE_MISS && csc_discover(store))
+            code = csc_hold(store, &(csc_name){.key = key}, &held);
         if (code == CASCADE_MISS)
             csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
         if (code)
@@ -488,13 +492,25 @@ static void owner_facts(cascade_store *store, const csc_name *name, cascade_info
     pthread_mutex_unlock(&store->lock);
 }
 
-static int info_of(cascade_store *store, const csc_name *name, cascade_info *info)
+static int facts_of(cascade_store *store, const csc_name *name, cascade_info *info)
 {
     int code = csc_info(store, name, info);
 
     if (code == 0)
         owner_facts(store, name, info);
     return code;
+}
+
+int csc_block_facts(cascade_store *store, const cascade_key *key, cascade_info *info)
+{
+    return facts_of(store, &(csc_name){.key = key}, info);
+}
+
+static int info_of(cascade_store *store, const csc_name *name, cascade_info *info)
+{
+    int code = facts_of(store, name, info);
+
+    return code == CASCADE_MISS && csc_discover(store) ? facts_of(store, name, info) : code;
 }
 
 int cascade_block_info(cascade_store *store, const cascade_key *key, cascade_info *info)
@@ -543,7 +559,7 @@ int cascade_key_next(cascade_store *store, uint64_t *cursor, cascade_key *key, c
             }
         }
         pthread_mutex_unlock(&store->lock);
-        code = found ? cascade_block_info(store, &seen, info) : CASCADE_MISS;
+        code = found ? csc_block_facts(store, &seen, info) : CASCADE_MISS;
         if (code < 0)
             return code; /* the cursor stays: the next call tries this key again */
         *cursor = at;

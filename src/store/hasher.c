@@ -80,7 +80,9 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
 {
     csc_content_entry *entry = csc_content_at(store, number);
     csc_content_state *state = &store->content_states[number];
+    csc_place place;
     uint32_t equal;
+    bool weak;
 
     state->busy--;
     state->flags &= (uint16_t)~CSC_CS_HASHING;
@@ -91,12 +93,21 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
     equal = csc_content_equal(store, number);
     if (equal == CSC_NUMBER_NONE) {
         csc_content_send_down(store, number);
-    } else if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT)) {
+        return;
+    }
+    place = csc_content_at(store, equal)->file;
+    weak = csc_place_is_set(&place) && csc_place_is_weak(store, &place);
+    if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT) && !weak) {
         csc_content_merge(store, number, equal);
     } else {
-        /* The other lives in the file tier only: this one takes its place there, and its keys. */
-        csc_content_take_file(store, equal, number);
-        csc_dirty_remove(store, number);
+        /* The other lives in the file tier only, or what is there is not to be relied on: this one takes
+         * its place there, and its keys. */
+        if (weak) {
+            csc_content_send_down(store, number);
+        } else {
+            csc_content_take_file(store, equal, number);
+            csc_dirty_remove(store, number);
+        }
         csc_content_merge(store, equal, number);
         for (uint32_t link = entry->first_key; link; link = csc_key_at(store, link - 1)->sibling)
             if (csc_key_at(store, link - 1)->segment == 0)

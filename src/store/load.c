@@ -173,11 +173,14 @@ static int take_pages(load_job *job)
 /* ---- after the read ---------------------------------------------------------------------------------
  */
 
-/* The bytes cannot be had from where they should be: the block is a miss from here on. Lock held. */
+/* The bytes cannot be had from where they should be: they are read from another copy, or the block is a
+ * miss from here on. What another rank dropped is no loss of ours, and what only went writes no delete.
+ * Lock held. */
 static int quarantine(cascade_store *store, const load_job *job, int code)
 {
     static const csc_place nowhere;
     csc_content_entry *entry = csc_content_at(store, job->number);
+    bool ours = csc_segment_standing(store->file, csc_segment_of(&job->place)) & CSC_SEGMENT_IS_OURS;
 
     if (!is_same(entry, job->load->state) ||
         __builtin_memcmp(&entry->file, &job->place, sizeof job->place) != 0)
@@ -188,11 +191,15 @@ static int quarantine(cascade_store *store, const load_job *job, int code)
         csc_content_write_again(store, job->number);
         return CASCADE_EAGAIN;
     }
-    csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
+    csc_segment_reread(store->file, &job->place); /* perhaps it only was not all there yet */
+    if (csc_copies_use(store, job->number))
+        return CASCADE_EAGAIN;
+    if (ours)
+        csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
     if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
-        csc_count(&store->counters.lost, 1);
+        csc_count(ours ? &store->counters.lost : &store->counters.drops[CASCADE_TIER_FILE], 1);
     csc_content_set_file(store, job->number, &nowhere);
-    csc_content_lose(store, job->number, true);
+    csc_content_lose(store, job->number, ours && code == CASCADE_ECORRUPT);
     return CASCADE_MISS;
 }
 
@@ -411,6 +418,7 @@ void csc_load_many(cascade_store *store, csc_load *loads, size_t count)
     if (read_count == 0)
         return;
     store->file->ops->read(store->file, reads, read_count);
+    csc_discover_if_bad(store, reads, read_count);
     pthread_mutex_lock(&store->lock);
     for (size_t i = 0; i < read_count; i++) {
         load_job *job = jobs[i];

@@ -70,6 +70,8 @@ int cascade_prefix_match(cascade_store *store, const cascade_key *keys, size_t c
     } while (total < count);
     csc_slot_release(guard);
     atomic_store_explicit(&store->touch.matched, true, memory_order_relaxed);
+    if (total < count)
+        csc_discover_later(store, begin_ns);
     if (lost)
         return csc_fail(CASCADE_EAGAIN, "the index kept changing");
     *matched = total;

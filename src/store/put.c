@@ -151,6 +151,39 @@ static int put_existing(cascade_store *store, cascade_put *put, const cascade_in
     return verify ? code : 0;
 }
 
+/* What another handle is writing does not make this put a stored one. If that is only the bind, it is
+ * logged here too. If it is the content, the key is let go of, and the put is a new one: true. Different
+ * lengths are a conflict, as ever. */
+static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes,
+                   bool verify)
+{
+    uint32_t number, content;
+    const csc_content_entry *entry;
+    csc_key_entry *bound;
+    bool weak = false;
+
+    pthread_mutex_lock(&store->lock);
+    number = find(store, key);
+    if (number == CSC_NUMBER_NONE || !csc_key_is_foreign(store, number))
+        goto unlock;
+    bound = csc_key_at(store, number);
+    content = atomic_load(&bound->content);
+    entry = csc_content_at(store, content);
+    if (entry->content.k_bytes != k_bytes || entry->content.v_bytes != v_bytes)
+        goto unlock;
+    weak = csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file) && !verify;
+    if (weak) {
+        csc_key_unbind(store, number, 0);
+    } else if (!(csc_segment_standing(store->file, bound->segment - 1) & CSC_SEGMENT_IS_SEALED)) {
+        bound->segment = 0; /* goes with its content, or by itself */
+        store->key_states[number].flags |= CSC_KS_RECORDED;
+        csc_log_push(store, number);
+    }
+unlock:
+    pthread_mutex_unlock(&store->lock);
+    return weak;
+}
+
 /* ---- a key that is not ------------------------------------------------------------------------ */
 
 static int copy_in(cascade_store *store, const csc_extents *extents, const cascade_block *block)
@@ -326,7 +359,9 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
     if (put->has_parent && memcmp(put->key.bytes, put->parent.bytes, sizeof put->key.bytes) == 0)
         return csc_fail(CASCADE_EINVAL, "the key is its own parent");
     for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
-        code = cascade_block_info(store, &put->key, &info);
+        code = csc_block_facts(store, &put->key, &info);
+        if (code == 0 && yields(store, &put->key, k_bytes, v_bytes, flags & CASCADE_PUT_VERIFY))
+            code = CASCADE_MISS;
         if (code == 0) {
             code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced);
             if (code != CASCADE_MISS)
@@ -394,6 +429,12 @@ int cascade_block_delete(cascade_store *store, const cascade_key *key)
         return csc_fail(CASCADE_EINVAL, "no key");
     pthread_mutex_lock(&store->lock);
     number = find(store, key);
+    if (number == CSC_NUMBER_NONE) {
+        pthread_mutex_unlock(&store->lock);
+        (void)csc_discover(store); /* a delete is for what others wrote, too */
+        pthread_mutex_lock(&store->lock);
+        number = find(store, key);
+    }
     if (number == CSC_NUMBER_NONE) {
         code = CASCADE_MISS;
     } else {

@@ -303,46 +303,21 @@ static void note_sequence(segment_scan *scan, uint64_t sequence)
         scan->sequence = sequence;
 }
 
-/* The content of a record: the one there is, or a new entry without bytes. */
-static int content_for(cascade_store *store, const csc_content *content, uint32_t *number)
-{
-    uint32_t hash = csc_index_id_hash(&store->index, content->tenant, content->digest);
-    uint32_t link = csc_hash_start(&store->index.content_list, hash), order = csc_hash_order(hash),
-             found;
-    bool lost = false;
-    int code;
-
-    while ((found = csc_hash_seek(&store->index.content_list, link, order, &lost)) != CSC_HASH_NONE) {
-        const csc_content_entry *entry = csc_content_at(store, found);
-
-        if (csc_content_has(entry, CSC_CONTENT_LIVE) &&
-            memcmp(&entry->content, content, sizeof *content) == 0) {
-            *number = found;
-            return 0;
-        }
-        link = atomic_load(&entry->node.next);
-    }
-    code = csc_content_make(store, content, number);
-    if (code)
-        return code;
-    atomic_fetch_or(&csc_content_at(store, *number)->state, CSC_CONTENT_LIVE);
-    atomic_fetch_and(&csc_content_at(store, *number)->state, ~(uint64_t)CSC_CONTENT_FILLING);
-    store->content_count++;
-    store->content_bytes += content->k_bytes + content->v_bytes;
-    csc_content_set_digest(store, *number, content->digest);
-    return 0;
-}
-
 /* A bind found on disk: counts if nothing later is known of the key. */
-static int see_bind(segment_scan *scan, uint32_t segment, const csc_binding *binding, uint32_t content)
+static int see_bind(segment_scan *scan, const csc_segment_source *source, const csc_binding *binding,
+                    uint32_t content)
 {
     cascade_store *store = scan->store;
-    uint32_t known = find_any(store, &binding->key, CSC_NUMBER_NONE), number;
+    uint32_t known = find_any(store, &binding->key, CSC_NUMBER_NONE), number, segment = source->segment;
+    uint32_t elsewhere = source->rank == store->config.rank ? 0 : CSC_KS_ELSEWHERE;
+    int code;
 
     note_sequence(scan, binding->sequence);
     if (known != CSC_NUMBER_NONE) {
         csc_key_entry *entry = csc_key_at(store, known);
 
+        elsewhere |= store->key_states[known].flags & CSC_KS_ELSEWHERE;
+        store->key_states[known].flags |= elsewhere;
         if (entry->sequence == binding->sequence && (atomic_load(&entry->state) & 0xff) == CSC_KEY_BOUND)
             entry->segment = segment + 1;
         /* The pending delete between the two may have been dropped with the dead owner's entry. */
@@ -352,7 +327,10 @@ static int see_bind(segment_scan *scan, uint32_t segment, const csc_binding *bin
             return 0;
         take_out(store, known);
     }
-    return csc_key_bind(store, binding, content, segment + 1, &number);
+    code = csc_key_bind(store, binding, content, segment + 1, &number);
+    if (code == 0)
+        store->key_states[number].flags |= elsewhere;
+    return code;
 }
 
 /* Whether the dead owner had published this place: then the record was synced, and is whole. */
@@ -362,10 +340,17 @@ static bool is_published(const cascade_store *store, uint32_t number, const csc_
            csc_segment_is_same_record(&store->places_then[number], place);
 }
 
+/* A copy of our own comes before those of other ranks, which go when these think fit; and theirs in
+ * segments that are not sealed may be torn at any time. */
+static int worth(bool foreign, bool sealed)
+{
+    return foreign ? sealed : 2;
+}
+
 /*
- * Of several copies of a content the one written last is used, for an earlier one may have been found
- * damaged and put again; of those written at the same time, such as a compaction's copy, a sealed one.
- * While the segments are read, a content's ticket is the sequence of the copy chosen.
+ * Of several copies of a content of the same worth the one written last is used, for an earlier one may
+ * have been found damaged and put again; of those written at the same time, such as a compaction's copy,
+ * a sealed one. While the segments are read, a content's ticket is the sequence of the copy chosen.
  *
  * Requests reach the disk in any order, so in an unsealed segment a whole header may have a torn payload
  * behind it, if the owner died before he synced. Of a block that dram holds such a copy is not taken but
@@ -382,19 +367,25 @@ static int choose_place(segment_scan *scan, uint32_t number, const csc_segment_s
     csc_content_state *state = &store->content_states[number];
     bool unsure = !source->sealed && csc_content_has(entry, CSC_CONTENT_RESIDENT) &&
                   !is_published(store, number, place);
+    bool foreign = source->rank != store->config.rank;
+    int more = worth(foreign, source->sealed) -
+               worth(state->flags & CSC_CS_FOREIGN, state->flags & CSC_CS_SEALED);
     bool has = csc_place_is_set(&entry->file) || (state->flags & CSC_CS_UNSURE);
-    bool keeps =
-        has && (sequence < state->ticket ||
-                (sequence == state->ticket && ((state->flags & CSC_CS_SEALED) || !source->sealed)));
+    bool later = sequence > state->ticket ||
+                 (sequence == state->ticket && source->sealed && !(state->flags & CSC_CS_SEALED));
+    bool keeps = has && (more ? more < 0 : !later);
 
+    if (csc_place_is_set(&entry->file))
+        csc_copies_keep(store, number, keeps ? place : &entry->file);
     if (csc_place_is_set(&entry->file) && !(keeps ? state->flags & CSC_CS_SEALED : source->sealed) &&
         !csc_copies_note(&scan->others, number, keeps ? place : &entry->file))
         return csc_fail(CASCADE_ENOMEM, "no memory for the index");
     if (keeps)
         return 0;
     state->ticket = sequence;
-    state->flags &= (uint16_t) ~(CSC_CS_SEALED | CSC_CS_UNSURE);
+    state->flags &= (uint16_t) ~(CSC_CS_SEALED | CSC_CS_UNSURE | CSC_CS_FOREIGN);
     state->flags |= source->sealed ? CSC_CS_SEALED : unsure ? CSC_CS_UNSURE : 0;
+    state->flags |= foreign ? CSC_CS_FOREIGN : 0;
     csc_content_set_file(store, number, unsure ? &nowhere : place);
     return 0;
 }
@@ -407,7 +398,8 @@ static int see_block(void *context, const csc_segment_source *source, const csc_
     cascade_store *store = scan->store;
     uint64_t sequence = 0;
     uint32_t number;
-    int code = content_for(store, content, &number);
+    bool made;
+    int code = csc_content_for(store, content, &number, &made);
 
     if (code)
         return code;
@@ -418,7 +410,7 @@ static int see_block(void *context, const csc_segment_source *source, const csc_
     if (written_ns / 1000000000 > store->content_states[number].used_s)
         store->content_states[number].used_s = (uint32_t)(written_ns / 1000000000);
     for (size_t i = 0; code == 0 && i < binding_count; i++)
-        code = see_bind(scan, source->segment, &bindings[i], number);
+        code = see_bind(scan, source, &bindings[i], number);
     return code;
 }
 
@@ -455,12 +447,13 @@ static int see_log(void *context, const csc_segment_source *source, const csc_lo
 {
     segment_scan *scan = context;
     uint32_t content;
+    bool made;
     int code;
 
     if (entry->is_delete)
         return see_delete(scan, source->segment, &entry->binding);
-    code = content_for(scan->store, &entry->content, &content);
-    return code ? code : see_bind(scan, source->segment, &entry->binding, content);
+    code = csc_content_for(scan->store, &entry->content, &content, &made);
+    return code ? code : see_bind(scan, source, &entry->binding, content);
 }
 
 /* ---- after reading ----------------------------------------------------------------------------- */
@@ -472,6 +465,7 @@ static void settle_keys(cascade_store *store)
         uint32_t state = atomic_load(&entry->state) & 0xff;
 
         if (state == CSC_KEY_DELETED) {
+            csc_deleted_note(store, &entry->key, entry->sequence);
             csc_hash_remove(&store->index.key_list, number);
             if (entry->segment)
                 csc_key_retire(store, number);
@@ -497,7 +491,7 @@ static void settle_contents(cascade_store *store)
         bool unsure = store->content_states[number].flags & CSC_CS_UNSURE;
 
         store->content_states[number].flags &=
-            (uint16_t) ~(CSC_CS_TAKEN | CSC_CS_SEALED | CSC_CS_UNSURE);
+            (uint16_t) ~(CSC_CS_TAKEN | CSC_CS_SEALED | CSC_CS_UNSURE | CSC_CS_FOREIGN);
         if (!csc_content_has(entry, CSC_CONTENT_LIVE))
             continue;
         if (csc_place_is_set(&entry->file))

@@ -99,6 +99,12 @@ static int pace(scrub *s, uint64_t bytes)
 
 /* ---- one content ----------------------------------------------------------------------------- */
 
+static bool is_same(const csc_content_entry *entry, const scrub_target *target)
+{
+    return csc_content_has(entry, CSC_CONTENT_LIVE) &&
+           csc_content_generation(entry) == (uint32_t)(target->state >> CSC_CONTENT_GENERATION_SHIFT);
+}
+
 /* Holds content `number` busy, if it is a block whose digest is known. Lock held. */
 static bool begin(cascade_store *store, uint32_t number, scrub_target *target)
 {
@@ -170,14 +176,18 @@ static bool leave_to_readers(cascade_store *store, uint32_t number)
     return true;
 }
 
-/* Takes damaged copies out of use; the block is gone if none is left. Lock held. */
-static void quarantine(cascade_store *store, const scrub_target *target, bool dram_bad, bool file_bad)
+/* Takes damaged copies out of use; the block is gone if none is left. `lost`: the file copy is not
+ * damaged but gone, which is no reason for deletes. Lock held. */
+static void quarantine(cascade_store *store, const scrub_target *target, bool dram_bad, bool file_bad,
+                       bool lost)
 {
     static const csc_place nowhere;
     csc_content_entry *entry = csc_content_at(store, target->number);
     bool resident = csc_content_has(entry, CSC_CONTENT_RESIDENT);
+    /* One in dram that is right is written again instead. */
+    bool another = file_bad && (!resident || dram_bad) && csc_copies_use(store, target->number);
 
-    if (file_bad) {
+    if (file_bad && !another) {
         csc_content_set_file(store, target->number, &nowhere);
         if (resident && !dram_bad)
             csc_content_write_again(store, target->number);
@@ -186,8 +196,8 @@ static void quarantine(cascade_store *store, const scrub_target *target, bool dr
         if (store->content_states[target->number].busy || !csc_content_evict(store, target->number))
             if (!leave_to_readers(store, target->number))
                 csc_log(CSC_LOG_WARNING, "a damaged block in dram stays in use: %s", csc_fail_text());
-    } else if (dram_bad || (file_bad && !resident)) {
-        csc_content_lose(store, target->number, true);
+    } else if (dram_bad || (file_bad && !resident && !another)) {
+        csc_content_lose(store, target->number, !lost);
     }
 }
 
@@ -197,9 +207,7 @@ static bool settle(scrub *s, const scrub_target *target, int dram, int file)
 {
     cascade_store *store = s->store;
     csc_content_entry *entry = csc_content_at(store, target->number);
-    bool same =
-        csc_content_has(entry, CSC_CONTENT_LIVE) &&
-        csc_content_generation(entry) == (uint32_t)(target->state >> CSC_CONTENT_GENERATION_SHIFT);
+    bool same = is_same(entry, target);
     bool dram_bad = dram == CASCADE_ECORRUPT;
     bool file_bad = file == CASCADE_ECORRUPT || file == CASCADE_MISS;
     bool moved = memcmp(&entry->file, &target->file, sizeof entry->file) != 0;
@@ -211,12 +219,13 @@ static bool settle(scrub *s, const scrub_target *target, int dram, int file)
     if (file && moved)
         return false;
     if (dram_bad || file_bad) {
+        quarantine(store, target, dram_bad, file_bad, file == CASCADE_MISS);
         csc_log(CSC_LOG_WARNING, "a damaged block was found in %s%s%s: %s", dram_bad ? "dram" : "",
                 dram_bad && file_bad ? " and " : "", file_bad ? "files" : "",
-                (target->in_dram && !dram_bad) || (target->in_file && !file_bad)
-                    ? "the other copy is right"
+                (target->in_dram && !dram_bad) || (target->in_file && !file_bad) ||
+                        is_same(entry, target)
+                    ? "another copy is read"
                     : "there is no other copy, it is a miss now");
-        quarantine(store, target, dram_bad, file_bad);
     }
     s->report.blocks[CASCADE_TIER_DRAM] += target->in_dram && dram == 0;
     s->report.blocks[CASCADE_TIER_FILE] += target->in_file && file == 0;
@@ -249,6 +258,8 @@ static int scrub_one(scrub *s, uint32_t number)
             code = check(s, &target, false, &dram);
         if (target.in_file && code == 0)
             code = check(s, &target, true, &file);
+        if (file == CASCADE_MISS || file == CASCADE_ECORRUPT)
+            (void)csc_discover_now(store); /* another node may have moved it, or have it too */
         pthread_mutex_lock(&store->lock);
         if (code == 0)
             done = settle(s, &target, dram, file);

@@ -114,6 +114,7 @@ static void *keeper_main(void *context)
 
         pthread_cond_timedwait(&store->keeper_work, &store->lock, &wake);
         csc_room_keep(store);
+        csc_discover_if_wanted(store);
         if (store->set_aside_count && csc_clock_ns() >= store->set_aside_until_ns)
             csc_recover_end_grace(store);
         if (++rounds % 10 == 0)
@@ -123,7 +124,7 @@ static void *keeper_main(void *context)
     return NULL;
 }
 
-enum { WRITER = 1, LOADER = 2, KEEPER = 4, SCRUBBER = 8 };
+enum { WRITER = 1, LOADER = 2, KEEPER = 4, SCRUBBER = 8, DISCOVERER = 16 };
 
 static int start(cascade_store *store, pthread_t *thread, void *(*main)(void *), uint32_t bit)
 {
@@ -143,6 +144,8 @@ static int start_threads(cascade_store *store)
         code = start(store, &store->loader_thread, csc_loader_main, LOADER);
     if (code == 0)
         code = start(store, &store->keeper_thread, keeper_main, KEEPER);
+    if (code == 0)
+        code = start(store, &store->discover_thread, csc_discover_main, DISCOVERER);
     if (code == 0 && store->config.scrub_interval_s)
         code = start(store, &store->scrub_thread, csc_scrub_main, SCRUBBER);
     while (code == 0 && store->hash_started < store->config.hash_threads) {
@@ -164,6 +167,7 @@ static void stop_threads(cascade_store *store)
     pthread_cond_broadcast(&store->load_work);
     pthread_cond_broadcast(&store->keeper_work);
     pthread_cond_broadcast(&store->scrub_work);
+    pthread_cond_broadcast(&store->discover_work);
     pthread_mutex_unlock(&store->lock);
     for (uint32_t i = 0; i < store->hash_started; i++)
         pthread_join(store->hash_threads[i], NULL);
@@ -175,6 +179,8 @@ static void stop_threads(cascade_store *store)
         pthread_join(store->keeper_thread, NULL);
     if (store->threads_started & SCRUBBER)
         pthread_join(store->scrub_thread, NULL);
+    if (store->threads_started & DISCOVERER)
+        pthread_join(store->discover_thread, NULL);
     store->threads_started = store->hash_started = 0;
 }
 
@@ -184,7 +190,8 @@ static void init_sync(cascade_store *store)
 {
     pthread_condattr_t attributes;
     pthread_cond_t *conditions[] = {&store->hash_work,   &store->write_work, &store->load_work,
-                                    &store->keeper_work, &store->scrub_work, &store->progress};
+                                    &store->keeper_work, &store->scrub_work, &store->discover_work,
+                                    &store->progress};
 
     pthread_mutex_init(&store->lock, NULL);
     pthread_condattr_init(&attributes);
@@ -200,7 +207,8 @@ static void init_sync(cascade_store *store)
 static void destroy(cascade_store *store, bool keep_arena, bool forked)
 {
     pthread_cond_t *conditions[] = {&store->hash_work,   &store->write_work, &store->load_work,
-                                    &store->keeper_work, &store->scrub_work, &store->progress};
+                                    &store->keeper_work, &store->scrub_work, &store->discover_work,
+                                    &store->progress};
     csc_io *io;
 
     if (store->file)
@@ -216,6 +224,7 @@ static void destroy(cascade_store *store, bool keep_arena, bool forked)
     csc_touch_destroy(&store->touch);
     csc_entries_destroy(store);
     csc_writer_destroy(store);
+    csc_discovery_destroy(store);
     free(store->load_ring);
     csc_keyring_destroy(&store->keyring);
     for (size_t i = 0; !forked && i < sizeof conditions / sizeof conditions[0]; i++)
@@ -267,6 +276,8 @@ static int open_arena(cascade_store *store, bool *taken_over)
         code = csc_fail(CASCADE_ENOMEM, "no memory for the read-ahead queue");
     if (code == 0)
         code = csc_writer_make(store);
+    if (code == 0)
+        code = csc_discovery_make(store);
     if (code == 0)
         code = csc_entries_init(store);
     if (code == 0 && *taken_over)
@@ -341,6 +352,7 @@ int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls,
     }
     if (code == 0) {
         store->segments_found = csc_segment_count(store->file);
+        atomic_store(&store->looked_ns, csc_clock_ns());
         atomic_store(&store->index.header->state, CSC_ARENA_LIVE);
         whole = true;
         tune_copies(store);

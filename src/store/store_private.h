@@ -25,6 +25,7 @@
 #include "index/index.h"
 #include "policy/policy.h"
 #include "segment/segment.h"
+#include "store/discover.h"
 #include "store/touch.h"
 #include <cascade/cascade.h>
 #include <pthread.h>
@@ -52,6 +53,7 @@ typedef struct csc_store_config {
     uint32_t watermark_high_pct;
     uint32_t put_wait_ms;
     uint32_t io_deadline_ms;
+    uint32_t refresh_ms;
     uint64_t file_age_s;            /* 0: no limit */
     uint64_t background_rate_bytes; /* a second */
     uint64_t scrub_interval_s;      /* 0: none */
@@ -65,6 +67,7 @@ enum {
     CSC_KS_INFLIGHT = 2,   /* its binding is on its way to disk */
     CSC_KS_LOGGED = 4,     /* waits in the log queue */
     CSC_KS_FILE_EDGE = 16, /* counted as a child of `parent` that has a file copy */
+    CSC_KS_ELSEWHERE = 32, /* another rank has a record of it: what is lost here is not deleted there */
     CSC_KS_RECORDED = 8 /* a record older than `sequence`, or a failed one, may be on disk: a delete has
                            to hide it */
 };
@@ -92,7 +95,8 @@ enum {
     CSC_CS_UNSURE = 256,        /* the record written last may be torn: it is written again from dram */
     CSC_CS_WANTED = 512,        /* in the loader's queue */
     CSC_CS_GO_ON = 1024,        /* when it is read, more of its chain is brought */
-    CSC_CS_TAKEN = 2048         /* while a store is opened: a block that the dead owner knew */
+    CSC_CS_TAKEN = 2048,        /* while a store is opened: a block that the dead owner knew */
+    CSC_CS_FOREIGN = 4096       /* the same: its place is in a segment of another rank */
 };
 
 /** What the owner knows of a content beyond the arena. */
@@ -160,7 +164,7 @@ struct cascade_store {
     cascade_store *registry_next; /* the registry's lock */
 
     pthread_mutex_t lock;
-    pthread_cond_t hash_work, write_work, load_work, keeper_work, scrub_work;
+    pthread_cond_t hash_work, write_work, load_work, keeper_work, scrub_work, discover_work;
     pthread_cond_t progress; /* a digest, a durable block, free room, a finished load */
 
     csc_policy *policy;
@@ -207,7 +211,19 @@ struct cascade_store {
     size_t set_aside_count, set_aside_room;
     uint64_t set_aside_until_ns;
 
-    pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread;
+    csc_deleted *deleted; /* records.c */
+    uint32_t deleted_count, deleted_room;
+    csc_remembered remembered;       /* copies.c */
+    struct csc_discovery *discovery; /* the discovering thread's */
+    bool look_asked;                 /* until it was done */
+    uint64_t look_asked_ns;
+    uint64_t looks_begun, looks_done;
+    int look_code;              /* of the last one */
+    _Atomic uint64_t looked_ns; /* when the last one was done */
+    _Atomic bool look_wanted;   /* by a match; the keeper sees to it */
+
+    pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread,
+        discover_thread;
     uint32_t threads_started; /* bits below */
     uint32_t hash_started;
 };
@@ -258,7 +274,7 @@ void csc_key_retire(cascade_store *store, uint32_t number);
 /** Moves all keys of `from` to `to` and drops `from`. */
 void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to);
 /** Unbinds every key of a content; it is gone after. `tombstones`: also for the next open, which would
- * find their records again. */
+ * find their records again, but for those that other ranks have records of, who may have the block. */
 void csc_content_lose(cascade_store *store, uint32_t number, bool tombstones);
 /** The digest has become known: makes the content findable by it. */
 void csc_content_set_digest(cascade_store *store, uint32_t number, const uint8_t digest[32]);
@@ -390,6 +406,8 @@ int csc_get(cascade_store *store, const csc_name *name, const cascade_block *int
 /** As cascade_block_view, and says whether a miss is one for want of time. */
 int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result, bool *timed_out);
 int csc_info(cascade_store *store, const csc_name *name, cascade_info *info);
+/** As cascade_block_info, but of what is known now. */
+int csc_block_facts(cascade_store *store, const cascade_key *key, cascade_info *info);
 
 /** Checks pieces and adds them up. Errors: CASCADE_EINVAL. */
 int csc_pieces_sum(const cascade_piece *pieces, size_t count, uint64_t *bytes);
@@ -499,23 +517,6 @@ void *csc_scrub_main(void *store);
 void csc_scrub_serve(cascade_store *store);
 /** Fails a scrub that waits while the store is closed. Lock held. */
 void csc_scrub_stop(cascade_store *store);
-
-/* ---- copies.c: while a store is opened ---------------------------------------------------------- */
-
-/** Copies of contents beside the chosen one, which may be torn. */
-typedef struct csc_twin {
-    uint32_t number;
-    csc_place place;
-} csc_twin;
-typedef struct csc_copies {
-    csc_twin *items;
-    size_t count, room;
-} csc_copies;
-
-/** False: no memory. */
-bool csc_copies_note(csc_copies *copies, uint32_t number, const csc_place *place);
-/** Where the chosen copy is torn, chooses another. Frees the list. */
-void csc_copies_check(cascade_store *store, csc_copies *copies);
 
 /* ---- recover.c -------------------------------------------------------------------------------- */
 

@@ -3,6 +3,7 @@
  * it, because requests reach the disk in any order. Dram still has those blocks, so nothing may be lost.
  */
 #include "base/mark.h"
+#include "store/store_private.h"
 #include "store/store_testing.h"
 
 #include <fcntl.h>
@@ -34,12 +35,21 @@ static void flush_one_and_die_writing_another(void *context)
     raise(SIGKILL); /* it was there already, and was written again before the hook was set */
 }
 
-/* Zeroes a page of the payload of the `which`-th record (from 0) of the only segment. */
-static void tear(unsigned which)
+static void seal_one_and_die_writing_another(void *context)
+{
+    cascade_store *store = st_open();
+
+    ST_CHECK(st_put(store, 7, 7, BYTES, 0, 0) == 0);
+    ST_CHECK(cascade_store_close(&store) == 0);
+    flush_one_and_die_writing_another(context);
+}
+
+/* Zeroes a page of the payload of the `which`-th record of a segment, both from 0. */
+static void tear(size_t segment, unsigned which)
 {
     static const uint8_t zeros[HEADER];
     const off_t record = HEADER + (BYTES + HEADER - 1) / HEADER * HEADER;
-    int fd = open(st_segment_path(0), O_WRONLY);
+    int fd = open(st_segment_path(segment), O_WRONLY);
 
     assert_true(fd >= 0);
     assert_int_equal(pwrite(fd, zeros, sizeof zeros, HEADER + which * record + 2 * HEADER),
@@ -62,20 +72,68 @@ static void a_torn_record_is_written_again(void **state)
 {
     (void)state;
     st_in_child(flush_one_and_die_writing_another, NULL, -SIGKILL);
-    tear(1);
+    tear(0, 1);
     assert_both(); /* from dram; closed, so now from files alone */
     assert_both();
+}
+
+/* Whatever was read before it. */
+static void a_torn_record_behind_a_sealed_segment(void **state)
+{
+    (void)state;
+    st_in_child(seal_one_and_die_writing_another, NULL, -SIGKILL);
+    assert_int_equal(st_segment_count(), 2);
+    tear(1, 1);
+    assert_both();
+    assert_both();
+}
+
+static void die_writing_it_again(void *context)
+{
+    cascade_store *store;
+
+    (void)context;
+    atomic_store(&csc_mark_hook_now, die_when_written);
+    store = st_open();
+    (void)cascade_store_flush(store);
 }
 
 /* And is not taken for the newer copy while its successor is not synced either. */
 static void killed_again_before_it_was_written_again(void **state)
 {
     (void)state;
-    for (int i = 0; i < 3; i++)
-        st_in_child(flush_one_and_die_writing_another, NULL, -SIGKILL);
-    tear(1);
+    st_in_child(flush_one_and_die_writing_another, NULL, -SIGKILL);
+    for (int i = 0; i < 2; i++)
+        st_in_child(die_writing_it_again, NULL, -SIGKILL);
+    tear(0, 1);
     assert_both();
     assert_both();
+}
+
+/* With dram gone too, the newest copy is found torn at open, and another one counts. */
+static void a_torn_copy_takes_no_space(void **state)
+{
+    const uint64_t record_bytes = HEADER + (BYTES + HEADER - 1) / HEADER * HEADER;
+    csc_segment_info infos[4];
+    cascade_store *store;
+    size_t count = 4;
+
+    (void)state;
+    st_in_child(flush_one_and_die_writing_another, NULL, -SIGKILL);
+    for (int i = 0; i < 2; i++)
+        st_in_child(die_writing_it_again, NULL, -SIGKILL);
+    assert_int_equal(st_segment_count(), 3);
+    st_lose_memory();
+    tear(2, 0);
+    store = st_open();
+    csc_segment_list(store->file, infos, &count);
+    assert_int_equal(count, 3);
+    assert_int_equal(infos[0].live_bytes, 2 * record_bytes);
+    assert_int_equal(infos[1].live_bytes, 0);
+    assert_int_equal(infos[2].live_bytes, 0);
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    assert_int_equal(st_get(store, 2, 2, BYTES, 0), 0);
+    st_close(&store);
 }
 
 /* What the owner had published is not written twice. */
@@ -97,7 +155,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(a_torn_record_is_written_again),
+        CASE(a_torn_record_behind_a_sealed_segment),
         CASE(killed_again_before_it_was_written_again),
+        CASE(a_torn_copy_takes_no_space),
         CASE(published_records_are_trusted),
     };
 

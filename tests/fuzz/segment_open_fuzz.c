@@ -172,7 +172,7 @@ static void read_found(csc_tier *tier, size_t i)
 
 static void live(const csc_keyring *keys)
 {
-    const csc_segment_visitor visitor = {NULL, note_block, note_log};
+    const csc_segment_visitor visitor = {NULL, note_block, note_log, NULL};
     const csc_segment_options options = {
         .io = io, .directory = folder, .buffered = true, .spares_max = 1, .keyring = keys};
     csc_segment_info info;
@@ -187,6 +187,7 @@ static void live(const csc_keyring *keys)
         return;
     for (size_t i = 0; i < found_count; i++)
         read_found(tier, i);
+    demand(csc_segment_refresh(tier, &visitor) == 0);
     csc_segment_list(tier, &info, &count);
     demand(count <= 1);
     if (count && keys) {

@@ -288,7 +288,7 @@ def test_a_close_ends_a_slow_scrub(tmp_path):
 
 
 def test_options_of_the_file_tier(tmp_path):
-    options = {"io_deadline_ms": 2000, "file_age_s": 1 << 40, "background_rate": "8MiB"}
+    options = {"io_deadline_ms": 2000, "refresh_ms": 10, "file_age_s": 1 << 40, "background_rate": "8MiB"}
     with cascade.Store(tmp_path / "s", DRAM, scrub_interval_s=1, **options) as store:
         store.put(key_of(1), b"k", durable=True)
         stats = store.stats()
