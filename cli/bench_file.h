@@ -36,6 +36,13 @@ typedef struct bench_file_result {
  * an exit code. */
 int bench_file_run(const bench_file_options *options, bench_file_result *results, size_t *count);
 
+#define BENCH_OPEN_BYTES_LEAST UINT64_C(16)
+#define BENCH_OPEN_BYTES_MOST  (UINT64_C(16) << 20)
+
+/** Times opens of stores of a tenth, three tenths and all of that many blocks, and of all with four
+ * times the bytes each, and prints them. Returns an exit code. */
+int bench_open(const char *folder, uint64_t blocks, uint64_t block_bytes, unsigned runs, bool json);
+
 /** `runs` runs and the table or JSON of their medians. Returns an exit code. */
 int bench_file_report(const bench_file_options *options, unsigned runs, bool json);
 

@@ -17,13 +17,14 @@
 #define WORKING_SET_MAX (UINT64_C(2) << 30)
 
 static const char *const all_ops[] = {"put",           "get",     "view", "match", "digest",
-                                      "put_sustained", "persist", "cold", "files"};
+                                      "put_sustained", "persist", "cold", "files", "open"};
 #define OP_COUNT     (sizeof all_ops / sizeof all_ops[0])
 #define OP_MATCH     3u
 #define OP_SUSTAINED 5u /* from here on they write gigabytes: only when asked for */
 #define OP_PERSIST   6u
 #define OP_COLD      7u
 #define OP_FILES     8u
+#define OP_OPEN      9u
 #define SIZE_DEFAULT (UINT64_C(2) << 30)
 #define RUNS_DEFAULT 3u
 
@@ -64,7 +65,7 @@ static void parse_ops(bench_arguments *arguments, char *text, struct argp_state 
         if (i == OP_COUNT)
             argp_error(state,
                        "--ops: '%.40s' is not one of put, get, view, match, digest, put_sustained, "
-                       "persist, cold, files",
+                       "persist, cold, files, open",
                        item);
         else
             arguments->ops[i] = arguments->some_ops = true;
@@ -403,6 +404,26 @@ static int run_bench(const bench_arguments *arguments, bench *b)
     return result;
 }
 
+#define OPEN_BLOCKS      UINT64_C(100000)
+#define OPEN_BLOCK_BYTES UINT64_C(4096)
+
+static int measure_open(const bench_arguments *arguments)
+{
+    uint64_t blocks = arguments->blocks ? arguments->blocks : OPEN_BLOCKS;
+    uint64_t bytes = arguments->block_bytes ? arguments->block_bytes : OPEN_BLOCK_BYTES;
+
+    for (size_t i = 0; i < OP_OPEN; i++)
+        if (arguments->ops[i] || arguments->has_store) {
+            cli_say("open goes without other ops and without -s");
+            return CLI_USAGE;
+        }
+    if (bytes < BENCH_OPEN_BYTES_LEAST || bytes > BENCH_OPEN_BYTES_MOST) {
+        cli_say("open: --block-bytes is 16 bytes to 16MiB");
+        return CLI_USAGE;
+    }
+    return bench_open(temporary_folder(), blocks, bytes, arguments->runs, arguments->common.json);
+}
+
 /* These make stores and buffers of their own, and their figures have other yardsticks. */
 static int measure_files(const bench_arguments *arguments)
 {
@@ -416,7 +437,7 @@ static int measure_files(const bench_arguments *arguments)
                                   .facts = &facts};
 
     for (size_t i = 0; i < OP_PERSIST; i++)
-        if (arguments->ops[i] || arguments->has_store) {
+        if (arguments->ops[i] || arguments->ops[OP_OPEN] || arguments->has_store) {
             cli_say("persist, cold and files go without other ops and without -s");
             return CLI_USAGE;
         }
@@ -427,16 +448,16 @@ int cli_bench(int argc, char **argv)
 {
     static const struct argp_option options[] = {
         {"store", 's', "DIR", 0, "Use this store instead of a temporary one under TMPDIR", 0},
-        {"block-bytes", BENCH_BLOCK_BYTES, "SIZE", 0, "Bytes of a block (1MiB)", 0},
-        {"blocks", BENCH_BLOCKS, "N", 0, "Blocks (as many as four last-level caches hold, at least 16)",
-         0},
+        {"block-bytes", BENCH_BLOCK_BYTES, "SIZE", 0, "Bytes of a block (1MiB; open: 4KiB)", 0},
+        {"blocks", BENCH_BLOCKS, "N", 0,
+         "Blocks (as many as four last-level caches hold, at least 16; open: 100000)", 0},
         {"threads", BENCH_THREADS, "N", 0, "Threads that put and get (1)", 0},
         {"ops", BENCH_OPS, "OP[,OP...]", 0,
          "put, get, view, match, digest (all of these); or put_sustained; or, by themselves, persist, "
-         "cold, files",
+         "cold, files; or open",
          0},
         {"size", BENCH_SIZE, "SIZE", 0, "Bytes of a pass of persist and cold (2GiB)", 0},
-        {"runs", BENCH_FILE_RUNS, "N", 0, "Runs of persist, cold and files (3)", 0},
+        {"runs", BENCH_FILE_RUNS, "N", 0, "Runs of persist, cold, files and open (3)", 0},
         {"key-file", BENCH_KEY_FILE, "FILE", 0, "Encrypt files in persist, cold and files", 0},
         {"match-keys", BENCH_MATCH_KEYS, "N", 0, "Keys in the store when matching 256 of them (100000)",
          0},
@@ -452,17 +473,18 @@ int cli_bench(int argc, char **argv)
                                      children,
                                      NULL,
                                      NULL};
-    bench_arguments arguments = {.block_bytes = 1 << 20,
-                                 .threads = 1,
-                                 .match_keys = 100000,
-                                 .size_bytes = SIZE_DEFAULT,
-                                 .runs = RUNS_DEFAULT};
+    bench_arguments arguments = {
+        .threads = 1, .match_keys = 100000, .size_bytes = SIZE_DEFAULT, .runs = RUNS_DEFAULT};
     bench b;
     int result;
 
     argp_parse(&argp, argc, argv, 0, NULL, &arguments);
     if (arguments.ops[OP_PERSIST] || arguments.ops[OP_COLD] || arguments.ops[OP_FILES])
         return measure_files(&arguments);
+    if (arguments.ops[OP_OPEN])
+        return measure_open(&arguments);
+    if (arguments.block_bytes == 0)
+        arguments.block_bytes = 1 << 20;
     if (arguments.blocks == 0) {
         arguments.blocks = (working_set_wanted() + arguments.block_bytes - 1) / arguments.block_bytes;
         if (arguments.blocks < BENCH_BATCH)

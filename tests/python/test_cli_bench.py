@@ -74,9 +74,30 @@ def test_bench_of_the_file_tier(tmp_path, monkeypatch):
     assert b"persist_fresh" in run("bench", "--ops", "persist", "--size", "16MiB", "--runs", "1")[0]
 
 
+def test_bench_of_opens(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    result = run_json("bench", "--ops", "open", "--blocks", "500", "--runs", "2")
+    assert [(r["blocks"], r["block_bytes"]) for r in result["results"]] == [
+        (50, 4096),
+        (150, 4096),
+        (500, 4096),
+        (500, 16384),
+    ]
+    for r in result["results"]:
+        assert 0 < r["open_ms_min"] <= r["open_ms"] <= r["open_ms_max"]
+        assert r["segments"] == 1 and r["file_bytes"] > r["blocks"] * r["block_bytes"]
+    # As many files, as many operations, however many blocks and bytes.
+    assert len({r["metadata_ops"] for r in result["results"]}) == 1
+    assert os.listdir(tmp_path) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
+        ["--ops", "open,put"],
+        ["--ops", "open,files"],
+        ["--ops", "open", "-s", "x"],
+        ["--ops", "open", "--block-bytes", "8B"],
         ["--ops", "persist,put"],
         ["--ops", "cold", "-s", "x"],
         ["--ops", "files", "--size", "1MiB"],
