@@ -199,6 +199,7 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
                                               .key_id = item->key_id,
                                               .sealed = item->state == CSC_SEGMENT_SEALED,
                                               .open = item->state == CSC_SEGMENT_OPEN,
+                                              .abandoned = item->abandoned,
                                               .ours = item->ours,
                                               .live_bytes = item->live_bytes,
                                               .log_bytes = csc_segment_log_bytes(t, item)};

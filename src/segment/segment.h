@@ -84,6 +84,8 @@ typedef struct csc_segment_info {
     uint64_t key_id; /* its payloads are encrypted with, 0: none */
     bool sealed;     /* has its index; if not, it may be growing, under this handle or another */
     bool open;       /* this handle appends to it */
+    bool abandoned;  /* ours, without an index, and nobody has appended to it for a day when it was
+                        opened: may  be emptied and removed too */
     bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
                   Not: found later, so another live handle of the same rank made it */
 } csc_segment_info;

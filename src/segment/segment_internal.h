@@ -20,15 +20,19 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#define CSC_SEGMENT_PATH_BYTES     4096
-#define CSC_SEGMENT_FILES_MAX      128u /* read descriptors kept open */
-#define CSC_SEGMENT_READERS_KEPT   4u
-#define CSC_SEGMENT_NO_DEADLINE    UINT64_MAX
-#define CSC_SEGMENT_DEADLINE_MS    10000u
-#define CSC_SEGMENT_REQUESTS       8u                /* of the writer, at the same time */
-#define CSC_SEGMENT_REQUEST_BYTES  ((size_t)4 << 20) /* of one of them, and of the memory it owns */
-#define CSC_SEGMENT_VECTORS_MAX    512
-#define CSC_SEGMENT_SPARES_MAX     64u
+#define CSC_SEGMENT_PATH_BYTES    4096
+#define CSC_SEGMENT_FILES_MAX     128u /* read descriptors kept open */
+#define CSC_SEGMENT_READERS_KEPT  4u
+#define CSC_SEGMENT_NO_DEADLINE   UINT64_MAX
+#define CSC_SEGMENT_DEADLINE_MS   10000u
+#define CSC_SEGMENT_REQUESTS      8u                /* of the writer, at the same time */
+#define CSC_SEGMENT_REQUEST_BYTES ((size_t)4 << 20) /* of one of them, and of the memory it owns */
+#define CSC_SEGMENT_VECTORS_MAX   512
+#define CSC_SEGMENT_SPARES_MAX    64u
+/* A handle appends to no segment that it has not written to for an hour. So one that has no index and
+ * was not written to for a day has no writer any more, whatever clocks say on other nodes. */
+#define CSC_SEGMENT_IDLE_NS        (UINT64_C(3600) * 1000000000)
+#define CSC_SEGMENT_ABANDONED_NS   (24 * CSC_SEGMENT_IDLE_NS)
 #define CSC_SEGMENT_RESERVE_BYTES  (UINT64_C(64) << 20)
 #define CSC_SEGMENT_BIG_BYTES      (UINT64_C(4) << 20) /* blocks that blocks_max counts */
 #define CSC_SEGMENT_BYTES_DEFAULT  (UINT64_C(4) << 30)
@@ -65,6 +69,7 @@ typedef struct csc_segment_item {
     uint64_t key_id;  /* of its payloads' key, 0: none */
     bool found;       /* in the directory, not made by this handle */
     atomic_bool ours; /* as in csc_segment_info */
+    bool abandoned;   /* the same */
     /* under the lock */
     uint64_t bytes;
     uint64_t scanned;       /* found, not sealed: records before this offset were visited */
@@ -131,6 +136,7 @@ typedef struct csc_segment_writer {
     size_t entry_count, entry_room;  /* */
     bool dirty;                      /* records written since the last sync of `fd` */
     bool directory_dirty;            /* names made or removed since the directory was synced */
+    uint64_t prepared_ns;            /* when room for the latest record was made, since 1970 */
     bool lost;                       /* a sync failed; the next csc_segment sync tells */
     uint32_t next_number;            /* above all seen */
     bool stripe_tried;

@@ -7,6 +7,7 @@
  * A refresh (segment_refresh.c) reads new files in the same way, while others write. A file that is not
  * a segment yet may become one, so it is looked at a few times before it is left alone.
  */
+#include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
 #include "segment/segment_load.h"
@@ -83,6 +84,18 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
     return 0;
 }
 
+/* Whether no handle, on whatever node, appends to it any more. */
+static bool is_abandoned(csc_segment_tier *t, const csc_segment_item *item)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+    struct stat info;
+
+    csc_segment_path(t, item->rank, item->number, path);
+    return csc_io_stat(t->io, path, &info) == 0 &&
+           (uint64_t)info.st_mtim.tv_sec * UINT64_C(1000000000) + CSC_SEGMENT_ABANDONED_NS <
+               csc_wall_ns();
+}
+
 static int load_records(csc_segment_loading *l)
 {
     bool sound;
@@ -97,8 +110,10 @@ static int load_records(csc_segment_loading *l)
     pthread_mutex_unlock(&l->t->lock);
     /* What a killed writer had not synced yet is on disk from here on, as the store will take it to be.
      */
-    if (rc == 0 && !sound && l->item->ours)
+    if (rc == 0 && !sound && l->item->ours) {
         rc = csc_io_datasync(l->t->io, l->file->fd);
+        l->item->abandoned = is_abandoned(l->t, l->item);
+    }
     csc_segment_file_keep(l->t, l->item, l->file);
     l->file = NULL;
     return rc;

@@ -79,6 +79,11 @@ static void abandon(csc_segment_tier *t)
     close_open(t);
 }
 
+static bool is_idle(const csc_segment_writer *w)
+{
+    return csc_wall_ns() > w->prepared_ns + CSC_SEGMENT_IDLE_NS;
+}
+
 static int sync_open(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
@@ -91,6 +96,13 @@ static int sync_open(csc_segment_tier *t)
         return CASCADE_EIO;
     }
     w->dirty = false;
+    /* This process, or the disk, stood still: somebody may have emptied the segment in the meantime. */
+    if (is_idle(w)) {
+        csc_fail(CASCADE_EIO, "it took over an hour to make records durable");
+        w->lost = true;
+        abandon(t);
+        return CASCADE_EIO;
+    }
     return 0;
 }
 
@@ -303,7 +315,7 @@ bool csc_segment_must_roll(const csc_segment_tier *t, uint64_t record_bytes, siz
     const csc_segment_writer *w = &t->writer;
 
     return w->item && w->position > CSC_SEGFMT_PAGE_BYTES &&
-           (w->big_count >= t->blocks_max ||
+           (w->big_count >= t->blocks_max || is_idle(w) ||
             w->position + record_bytes + csc_segfmt_footer_bytes(w->entry_count + entry_count) >
                 t->segment_bytes);
 }
@@ -322,6 +334,7 @@ int csc_segment_prepare(csc_segment_tier *t, uint64_t record_bytes, size_t entry
         if (rc)
             return rc;
     }
+    t->writer.prepared_ns = csc_wall_ns();
     rc = make_entry_room(&t->writer, entry_count);
     return rc ? rc : reserve(t, t->writer.position + record_bytes);
 }

@@ -97,10 +97,11 @@ static bool has_failed(const compactor *c, uint32_t segment)
     return false;
 }
 
-/* Whether it is encrypted with a key that is not the first any more. */
-static bool is_rekeyed(const cascade_store *store, const csc_segment_info *info)
+/* Whether it goes however much of it lives: nobody will write its index, or it is encrypted with a key
+ * that is not the first any more. */
+static bool must_go(const cascade_store *store, const csc_segment_info *info)
 {
-    return info->key_id != csc_keyring_first(store->keyring);
+    return info->abandoned || info->key_id != csc_keyring_first(store->keyring);
 }
 
 bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,
@@ -110,17 +111,13 @@ bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,
 
     if (!info->ours || info->open || has_failed(store->compactor, info->segment))
         return false;
-    switch (which) {
-    case CSC_COMPACT_WORTHY:
-        return info->sealed && (is_rekeyed(store, info) || dead * 100 >= info->bytes * WORTHY_PCT);
-    case CSC_COMPACT_SOMEWHAT:
-        return info->sealed && (is_rekeyed(store, info) || dead * 100 >= info->bytes * SOMEWHAT_PCT);
-    case CSC_COMPACT_ANY_SEALED:
-        return info->sealed;
-    case CSC_COMPACT_ANY:
+    if (which == CSC_COMPACT_ANY)
         return true;
-    }
-    return false;
+    if (!info->sealed && !info->abandoned)
+        return false;
+    if (which == CSC_COMPACT_WHOLE || must_go(store, info))
+        return true;
+    return dead * 100 >= info->bytes * (which == CSC_COMPACT_WORTHY ? WORTHY_PCT : SOMEWHAT_PCT);
 }
 
 bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segment_info *found)
@@ -132,8 +129,8 @@ bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segme
     for (size_t i = 0; i < count; i++) {
         double dead = (double)csc_segment_dead(&infos[i]) / (double)infos[i].bytes;
 
-        if (is_rekeyed(store, &infos[i]))
-            dead += 1; /* goes first, however much of it lives */
+        if (must_go(store, &infos[i]))
+            dead += 1;
         if (dead <= best || !csc_compact_is_worthy(store, which, &infos[i]))
             continue;
         best = dead;
@@ -143,24 +140,22 @@ bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segme
     return best >= 0;
 }
 
-/* Whether so much of the files is dead, or is encrypted with an old key, that something is to be done.
- */
 bool csc_compact_is_due(cascade_store *store)
 {
     size_t count;
     csc_segment_info *infos = csc_segments(store, &count);
     uint64_t bytes = 0, dead = 0;
-    bool rekeyed = false;
+    bool any = false;
 
     for (size_t i = 0; i < count; i++) {
         bytes += infos[i].bytes;
-        if (!infos[i].sealed || !infos[i].ours)
+        if (!infos[i].ours || (!infos[i].sealed && !infos[i].abandoned))
             continue;
-        rekeyed |= is_rekeyed(store, &infos[i]);
+        any |= must_go(store, &infos[i]);
         dead += csc_segment_dead(&infos[i]);
     }
     free(infos);
-    return rekeyed || dead * 100 > bytes * WASTE_PCT;
+    return any || dead * 100 > bytes * WASTE_PCT;
 }
 
 /* ---- a batch -------------------------------------------------------------------------------- */

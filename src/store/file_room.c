@@ -192,7 +192,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
                 return code;
             continue;
         }
-        any = csc_compact_choose(store, CSC_COMPACT_ANY_SEALED, &info);
+        any = csc_compact_choose(store, CSC_COMPACT_WHOLE, &info);
         if (after <= budget && (!any || budget - after >= info.live_bytes))
             return 0;
         if (!any && !sealed) {

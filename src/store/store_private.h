@@ -468,17 +468,17 @@ uint64_t csc_segment_dead(const csc_segment_info *info);
 
 int csc_compactor_make(cascade_store *store);
 void csc_compactor_destroy(cascade_store *store);
-/** Which segments are worthy of being emptied. */
+/** Which segments are worthy of being emptied. The first three: sealed or abandoned ones. */
 typedef enum csc_compact_which {
-    CSC_COMPACT_WORTHY,     /* sealed, and at least 15 % of it dead or of a key that is not used any
-                               more */
-    CSC_COMPACT_SOMEWHAT,   /* the same with 5 % */
-    CSC_COMPACT_ANY_SEALED, /* however much of it lives */
-    CSC_COMPACT_ANY         /* also one that is not sealed and that nobody here appends to */
+    CSC_COMPACT_WORTHY,   /* abandoned, of a key that is not used any more, or 15 % of it dead */
+    CSC_COMPACT_SOMEWHAT, /* the same with 5 % */
+    CSC_COMPACT_WHOLE,    /* however much of it lives */
+    CSC_COMPACT_ANY       /* all that nobody here appends to */
 } csc_compact_which;
 bool csc_compact_is_worthy(const cascade_store *store, csc_compact_which which,
                            const csc_segment_info *info);
-/** Whether so much of the files is dead, or encrypted with an old key, that something is to be done. */
+/** Whether so much of the files is dead, or abandoned or encrypted with an old key, that something is to
+ * be done. */
 bool csc_compact_is_due(cascade_store *store);
 /** The worthy segment with the largest part of it dead; false: there is none. */
 bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segment_info *found);

@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: MIT */
+/* When a segment without an index has no writer any more: he appends to none that he left alone for an
+ * hour, so after a day it is anybody's of his rank. */
+#include "segment/segment_internal.h"
+#include "segment/segment_testing.h"
+
+#include <fcntl.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#define HOUR_S 3600
+
+/* Leaves the one segment of a directory unsealed, and closes. */
+static void leave_unsealed(void)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    tier->ops->close(&tier);
+}
+
+static void set_age(time_t seconds)
+{
+    struct timespec times[2];
+
+    clock_gettime(CLOCK_REALTIME, &times[0]);
+    times[0].tv_sec -= seconds;
+    times[1] = times[0];
+    assert_int_equal(utimensat(AT_FDCWD, testing_path(0, 0), times, 0), 0);
+}
+
+static bool is_abandoned(void)
+{
+    csc_tier *tier = testing_open_default();
+    csc_segment_info info = {0};
+    size_t count = 1;
+
+    csc_segment_list(tier, &info, &count);
+    assert_int_equal(count, 1);
+    assert_true(info.ours && !info.sealed && !info.open);
+    tier->ops->close(&tier);
+    return info.abandoned;
+}
+
+static void a_day_is_enough(void **state)
+{
+    (void)state;
+    leave_unsealed();
+    assert_false(is_abandoned());
+    set_age(23 * HOUR_S);
+    assert_false(is_abandoned());
+    set_age(25 * HOUR_S);
+    assert_true(is_abandoned());
+}
+
+/* Makes it that long ago that a record was prepared. */
+static void stand_still(csc_tier *tier, uint64_t hours)
+{
+    csc_segment_tier_of(tier)->writer.prepared_ns -= hours * CSC_SEGMENT_IDLE_NS;
+}
+
+static void nothing_is_appended_after_an_hour(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place first, second, third;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &first), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(testing_write(tier, 2, 5000, 0, 1, &second), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(csc_segment_of(&first), csc_segment_of(&second));
+    stand_still(tier, 2);
+    assert_int_equal(testing_write(tier, 3, 5000, 0, 1, &third), 0);
+    assert_int_not_equal(csc_segment_of(&first), csc_segment_of(&third));
+    assert_int_equal(tier->ops->sync(tier), 0);
+    tier->ops->close(&tier);
+}
+
+/* Stopped between a write and its sync: what was written is not called durable. */
+static void nothing_is_synced_after_an_hour(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    stand_still(tier, 2);
+    assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    tier->ops->close(&tier);
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(a_day_is_enough),
+        CASE(nothing_is_appended_after_an_hour),
+        CASE(nothing_is_synced_after_an_hour),
+    };
+
+    setenv("CASCADE_LOG", "none", 0); /* the errors are meant */
+    return cmocka_run_group_tests_name("abandoned segments", tests, NULL, NULL);
+}
