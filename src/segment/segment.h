@@ -161,17 +161,21 @@ unsigned csc_segment_standing(csc_tier *tier, uint32_t segment);
  */
 void csc_segment_reread(csc_tier *tier, const csc_place *place);
 
-/** Visits the deletes in a segment of this rank that is not open, for whoever empties it. Nonzero of
- * `visit` stops and is returned. Errors: CASCADE_EINVAL, CASCADE_MISS (removed), CASCADE_EIO,
- * CASCADE_ENOMEM. The writing thread only. */
-int csc_segment_deletes(csc_tier *tier, uint32_t segment,
-                        int (*visit)(void *context, const csc_log_entry *entry), void *context);
+/** Visits all that may hide an older bind: the deletes and binds in a segment of this rank that is not
+ * open, for whoever empties it. Nonzero of `visit` stops and is returned. Errors: CASCADE_EINVAL,
+ * CASCADE_MISS (removed), CASCADE_EIO, CASCADE_ENOMEM. The writing thread only. */
+int csc_segment_hiders(csc_tier *tier, uint32_t segment,
+                       int (*visit)(void *context, const csc_binding *binding, bool is_delete),
+                       void *context);
 
 /** Whether a delete may hide a bind in any segment, of any rank, but `except`. `deleted`: key and
  * sequence count. Yes for nothing about once in 4e9 / (keys per segment); and while there are segments
  * that cannot be read here, but perhaps by others. What others wrote counts as far as it is known
  * (csc_segment_refresh). */
 bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted);
+/** The same of a bind, in segments of this rank: the binds of others are not older or younger than it as
+ * long as neither has seen the other's. */
+bool csc_segment_bind_may_hide(csc_tier *tier, uint32_t except, const csc_binding *bind);
 
 /** Bytes of the record at a place of this tier, header included. */
 uint64_t csc_segment_record_bytes(const csc_place *place, const csc_content *content);

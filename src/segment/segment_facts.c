@@ -158,16 +158,28 @@ static bool may_hold(csc_segment_binds *binds, uint32_t hash)
     return bsearch(&hash, binds->hashes, binds->count, sizeof hash, compare_hashes) != NULL;
 }
 
-bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted)
+static bool may_hide(csc_segment_tier *t, uint32_t except, const csc_binding *hider, bool of_all_ranks)
 {
-    csc_segment_tier *t = csc_segment_tier_of(tier);
-    uint32_t hash = hash_of(deleted->key.bytes);
-    bool yes = atomic_load(&t->unread);
+    uint32_t hash = hash_of(hider->key.bytes);
+    bool yes = false;
 
     pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < t->item_count && !yes; i++)
         yes = i != except && t->items[i]->state != CSC_SEGMENT_REMOVED &&
-              t->items[i]->binds.sequence_min < deleted->sequence && may_hold(&t->items[i]->binds, hash);
+              (of_all_ranks || t->items[i]->rank == t->rank) &&
+              t->items[i]->binds.sequence_min < hider->sequence && may_hold(&t->items[i]->binds, hash);
     pthread_mutex_unlock(&t->lock);
     return yes;
+}
+
+bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+
+    return atomic_load(&t->unread) || may_hide(t, except, deleted, true);
+}
+
+bool csc_segment_bind_may_hide(csc_tier *tier, uint32_t except, const csc_binding *bind)
+{
+    return may_hide(csc_segment_tier_of(tier), except, bind, false);
 }

@@ -357,37 +357,42 @@ int csc_segment_scan_records(csc_segment_loading *l)
     return rc;
 }
 
-/* ---- deletes alone -----------------------------------------------------------------------------------
+/* ---- what hides older binds ------------------------------------------------------------------------
  */
 
-typedef struct deletes_wanted {
-    int (*visit)(void *context, const csc_log_entry *entry);
+typedef struct hiders_wanted {
+    int (*visit)(void *context, const csc_binding *binding, bool is_delete);
     void *context;
-} deletes_wanted;
+} hiders_wanted;
 
 static int pass_block(void *context, const csc_segment_source *source, const csc_content *content,
                       uint64_t written_ns, const csc_binding *bindings, size_t binding_count,
                       const csc_place *place)
 {
-    (void)context, (void)source, (void)content, (void)written_ns, (void)bindings, (void)binding_count;
-    (void)place;
-    return 0;
+    const hiders_wanted *wanted = context;
+    int rc = 0;
+
+    (void)source, (void)content, (void)written_ns, (void)place;
+    for (size_t i = 0; i < binding_count && rc == 0; i++)
+        rc = wanted->visit(wanted->context, &bindings[i], false);
+    return rc;
 }
 
-static int pass_delete(void *context, const csc_segment_source *source, const csc_log_entry *entry)
+static int pass_log(void *context, const csc_segment_source *source, const csc_log_entry *entry)
 {
-    const deletes_wanted *wanted = context;
+    const hiders_wanted *wanted = context;
 
     (void)source;
-    return entry->is_delete ? wanted->visit(wanted->context, entry) : 0;
+    return wanted->visit(wanted->context, &entry->binding, entry->is_delete);
 }
 
-int csc_segment_deletes(csc_tier *tier, uint32_t segment,
-                        int (*visit)(void *context, const csc_log_entry *entry), void *context)
+int csc_segment_hiders(csc_tier *tier, uint32_t segment,
+                       int (*visit)(void *context, const csc_binding *binding, bool is_delete),
+                       void *context)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
-    deletes_wanted wanted = {visit, context};
-    csc_segment_visitor visitor = {.context = &wanted, .block = pass_block, .log = pass_delete};
+    hiders_wanted wanted = {visit, context};
+    csc_segment_visitor visitor = {.context = &wanted, .block = pass_block, .log = pass_log};
     /* The segment goes: a delete that was not seen would be undone. */
     csc_segment_loading l = {.t = t, .visitor = &visitor, .all_or_nothing = true};
     csc_segment_item item = {.state = CSC_SEGMENT_REMOVED};

@@ -430,7 +430,7 @@ static int finish(cascade_store *store, compactor *c)
     if (code == 0)
         code = store->file->ops->sync(store->file);
     if (code == 0)
-        code = csc_compact_move_deletes(store, c);
+        code = csc_compact_move_hiders(store, c);
     csc_mark("compact: segment goes");
     if (code == 0)
         code = csc_segment_remove(store->file, segment);

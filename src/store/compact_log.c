@@ -70,25 +70,56 @@ int csc_compact_move_binds(cascade_store *store, compactor *c)
     return code ? code : write_log(store, c);
 }
 
-static int move_delete(void *context, const csc_log_entry *entry)
+/* Whether the bind counts, and is recorded in another segment by now. */
+static bool is_elsewhere(cascade_store *store, const csc_binding *binding)
+{
+    bool lost = false, yes = false;
+    uint32_t number;
+
+    pthread_mutex_lock(&store->lock);
+    number = csc_index_find(&store->index, &binding->key,
+                            csc_index_key_hash(&store->index, &binding->key), &lost);
+    if (number != CSC_NUMBER_NONE) {
+        const csc_key_entry *key = csc_key_at(store, number);
+
+        yes = key->sequence == binding->sequence && key->segment &&
+              key->segment != store->compactor->segment;
+    }
+    pthread_mutex_unlock(&store->lock);
+    return yes;
+}
+
+/*
+ * What a delete hides stays hidden. So does what a bind hides, be it of a key that was deleted since:
+ * that delete may not be durable yet, and the one between the two binds may have been dropped with a
+ * dead owner's entry. In the place of such a bind comes a delete just before it, so that the bind itself
+ * is still found where it is recorded otherwise. What lies in a file that could not be read nobody
+ * knows.
+ */
+static int move_hider(void *context, const csc_binding *binding, bool is_delete)
 {
     cascade_store *store = context;
     compactor *c = store->compactor;
+    csc_log_entry entry = {.is_delete = true,
+                           .binding = {.key = binding->key, .sequence = binding->sequence}};
 
-    /* A tombstone outlives every record that it hides. What lies in a file that could not be read
-     * nobody knows. */
-    if (c->all_known && !csc_segment_may_hide(store->file, c->segment - 1, &entry->binding))
+    if (is_delete && c->all_known && !csc_segment_may_hide(store->file, c->segment - 1, &entry.binding))
         return 0;
-    c->log[c->log_count++] = *entry;
+    if (!is_delete && ((!store->files_skipped &&
+                        !csc_segment_bind_may_hide(store->file, c->segment - 1, &entry.binding)) ||
+                       is_elsewhere(store, binding)))
+        return 0;
+    entry.binding.sequence -= !is_delete;
+    c->log[c->log_count++] = entry;
     return c->log_count == CSC_COMPACT_LOG_ENTRIES ? write_log(store, c) : 0;
 }
 
-int csc_compact_move_deletes(cascade_store *store, compactor *c)
+int csc_compact_move_hiders(cascade_store *store, compactor *c)
 {
     int code;
 
     c->all_known = !store->files_skipped && csc_discover_now(store);
-    code = csc_segment_deletes(store->file, c->segment - 1, move_delete, store);
+    code = csc_segment_hiders(store->file, c->segment - 1, move_hider, store);
 
     return code ? code : write_log(store, c);
 }

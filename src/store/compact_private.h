@@ -52,7 +52,7 @@ int csc_compact_list(cascade_store *store, uint32_t segment, uint32_t **numbers,
 
 /** Logs and syncs the binds whose only record lies in the segment at hand. */
 int csc_compact_move_binds(cascade_store *store, struct csc_compactor *c);
-/** The same for its deletes that may still hide something. */
-int csc_compact_move_deletes(cascade_store *store, struct csc_compactor *c);
+/** Logs and syncs deletes for what else it holds that may still hide something. */
+int csc_compact_move_hiders(cascade_store *store, struct csc_compactor *c);
 
 #endif

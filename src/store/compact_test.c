@@ -437,6 +437,79 @@ static void put_again_while_it_is_moved(void **state)
     st_close(&store);
 }
 
+/* ---- what hides an older bind --------------------------------------------------------------------- */
+
+enum { TWICE = 3, LATER = 999 };
+
+static atomic_bool is_held, may_go_on;
+
+static void hold_the_writer(const char *name)
+{
+    if (strcmp(name, "segment: created") == 0)
+        for (;;)
+            st_sleep_ms(1000);
+}
+
+/* Deleted and put again, and killed before either is on disk. */
+static void put_twice_and_die(void *context)
+{
+    cascade_store *store = st_open();
+
+    (void)context;
+    atomic_store(&csc_mark_hook_now, hold_the_writer);
+    ST_CHECK(st_delete(store, TWICE) == 0);
+    ST_CHECK(st_put(store, TWICE, LATER, BLOCK, 0, CASCADE_PUT_SYNC) == 0);
+    raise(SIGKILL);
+}
+
+static void hold_a_round_and_die(const char *name)
+{
+    if (strcmp(name, "recycle: spare synced") == 0)
+        raise(SIGKILL);
+    if (strcmp(name, "write: synced") == 0 && !atomic_exchange(&is_held, true))
+        while (!atomic_load(&may_go_on))
+            st_sleep_ms(1);
+}
+
+/* Deleted once more, and the segment of the later bind emptied before that is on disk. */
+static void delete_empty_and_die(void *context)
+{
+    cascade_store *store = st_open();
+    pthread_t gc;
+
+    (void)context;
+    atomic_store(&csc_mark_hook_now, hold_a_round_and_die);
+    ST_CHECK(st_put(store, 7000, 7000, BLOCK, 0, 0) == 0);
+    while (!atomic_load(&is_held))
+        st_sleep_ms(1);
+    ST_CHECK(st_delete(store, TWICE) == 0);
+    ST_CHECK(pthread_create(&gc, NULL, gc_beside, store) == 0);
+    st_sleep_ms(200); /* until it waits for the writer */
+    atomic_store(&may_go_on, true);
+    pthread_join(gc, NULL);
+}
+
+/* The second bind of a key hides the first, which lies in a segment that stays. */
+static void a_bind_that_hides_another_goes(void **state)
+{
+    cascade_store *store = st_open();
+
+    (void)state;
+    put_range(store, 0, 60);
+    st_close(&store);
+    st_in_child(put_twice_and_die, NULL, -SIGKILL);
+    store = st_open();
+    assert_int_equal(st_get(store, TWICE, LATER, BLOCK, 0), 0);
+    st_close(&store);
+    st_in_child(delete_empty_and_die, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    assert_int_not_equal(st_get(store, TWICE, TWICE, BLOCK, 0), 0);
+    for (uint64_t key = 0; key < 60; key++)
+        assert_true(key == TWICE || st_get(store, key, key, BLOCK, 0) == 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -446,7 +519,8 @@ int main(void)
         CASE(deletes_survive_their_segment),  CASE(what_is_not_a_block_outlives_its_segment),
         CASE(compacted_then_killed),          CASE(chains_lie_together),
         CASE(deletes_do_not_stay_for_ever),   CASE(churn_under_a_budget),
-        CASE(blocks_that_nobody_asks_for_go), CASE(put_again_while_it_is_moved),
+        CASE(blocks_that_nobody_asks_for_go), CASE(a_bind_that_hides_another_goes),
+        CASE(put_again_while_it_is_moved),
     };
 
     return cmocka_run_group_tests_name("compaction", tests, NULL, NULL);

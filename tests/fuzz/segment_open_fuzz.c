@@ -133,10 +133,9 @@ static int note_log(void *context, const csc_segment_source *source, const csc_l
     return 0;
 }
 
-static int note_delete(void *context, const csc_log_entry *entry)
+static int note_hider(void *context, const csc_binding *binding, bool is_delete)
 {
-    (void)context;
-    demand(entry->is_delete);
+    (void)context, (void)binding, (void)is_delete;
     return 0;
 }
 
@@ -191,7 +190,7 @@ static void live(const csc_keyring *keys)
     csc_segment_list(tier, &info, &count);
     demand(count <= 1);
     if (count && keys) {
-        (void)csc_segment_deletes(tier, info.segment, note_delete, NULL);
+        (void)csc_segment_hiders(tier, info.segment, note_hider, NULL);
         demand(csc_segment_remove(tier, info.segment) == 0);
     }
     tier->ops->close(&tier);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-/* The deletes of a segment that is to go: all of them, from an index or from the records, or an error;
- * and reading them leaves the table as it is. */
+/* The deletes and binds of a segment that is to go: all of them, from an index or from the records, or
+ * an error; and reading them leaves the table as it is. */
 #include "segment/segment_testing.h"
 
 #include <errno.h>
@@ -58,41 +58,49 @@ static csc_tier *with_deletes(const csc_keyring *keyring, bool sealed)
     return open_with(keyring);
 }
 
-static int count_any(void *context, const csc_log_entry *entry)
+/* How many there were. */
+typedef struct hiders {
+    uint64_t binds, deletes;
+} hiders;
+
+static int count_any(void *context, const csc_binding *binding, bool is_delete)
 {
-    (void)entry;
-    ++*(uint64_t *)context;
+    hiders *seen = context;
+
+    (void)binding;
+    seen->deletes += is_delete;
+    seen->binds += !is_delete;
     return 0;
 }
 
-static int count_delete(void *context, const csc_log_entry *entry)
+static int count(void *context, const csc_binding *binding, bool is_delete)
 {
-    uint64_t *seen = context;
-    csc_binding expected = testing_binding(*seen, 0);
+    const hiders *seen = context;
+    csc_binding expected = testing_binding(is_delete ? seen->deletes : seen->binds, 0);
 
-    assert_true(entry->is_delete);
-    assert_memory_equal(&entry->binding.key, &expected.key, sizeof expected.key);
-    ++*seen;
-    return 0;
+    assert_memory_equal(&binding->key, &expected.key, sizeof expected.key);
+    assert_int_equal(binding->sequence, expected.sequence);
+    return count_any(context, binding, is_delete);
 }
 
 static void check(const csc_keyring *keyring, bool sealed)
 {
     csc_tier *tier = with_deletes(keyring, sealed);
     csc_segment_info before, after;
-    size_t count = 1;
+    size_t listed = 1;
 
-    csc_segment_list(tier, &before, &count);
-    assert_int_equal(count, 1);
+    csc_segment_list(tier, &before, &listed);
+    assert_int_equal(listed, 1);
     assert_int_equal(before.sealed, sealed);
     assert_true(before.log_bytes > 0);
     for (int i = 0; i < 2; i++) {
-        uint64_t seen = 0;
+        hiders seen = {0};
 
-        assert_int_equal(csc_segment_deletes(tier, 0, count_delete, &seen), 0);
-        assert_int_equal(seen, DELETES);
+        assert_int_equal(csc_segment_hiders(tier, 0, count, &seen), 0);
+        assert_int_equal(seen.deletes, DELETES);
+        assert_int_equal(seen.binds, DELETES);
     }
-    csc_segment_list(tier, &after, &count);
+    csc_segment_list(tier, &after, &listed);
     assert_int_equal(after.log_bytes, before.log_bytes);
     tier->ops->close(&tier);
 }
@@ -121,7 +129,7 @@ static void from_records_of_an_encrypted_one(void **state)
     check(ring, false);
 }
 
-/* A delete that was not read would be undone when the segment goes. */
+/* What was not read would hide nothing any more when the segment goes. */
 static void a_failing_disk_hides_none(void **state)
 {
     (void)state;
@@ -130,14 +138,14 @@ static void a_failing_disk_hides_none(void **state)
         bool met = true;
 
         for (int at = 1; met; at++) {
-            uint64_t seen = 0;
+            hiders seen = {0};
             int rc;
 
             testing_fault = (testing_faults){.at = at, .err = EIO};
-            rc = csc_segment_deletes(tier, 0, count_any, &seen);
+            rc = csc_segment_hiders(tier, 0, count_any, &seen);
             met = testing_fault.met;
             testing_fault = (testing_faults){0};
-            assert_true(rc == CASCADE_EIO || seen == DELETES);
+            assert_true(rc == CASCADE_EIO || (seen.deletes == DELETES && seen.binds == DELETES));
             assert_true(met || rc == 0);
         }
         tier->ops->close(&tier);
@@ -158,5 +166,5 @@ int main(void)
         CASE(a_failing_disk_hides_none),
     };
 
-    return cmocka_run_group_tests_name("segment, its deletes", tests, make_ring, destroy_ring);
+    return cmocka_run_group_tests_name("segment, what hides", tests, make_ring, destroy_ring);
 }
