@@ -128,34 +128,10 @@ static int note_conflict(cascade_store *store, bool verify)
     return verify ? csc_fail(CASCADE_ECONFLICT, "the key is bound to other bytes; they stay") : 0;
 }
 
-/* The key is bound to `info`: conflicts that show are counted, the first content stays. `raced`: two
- * puts met, the bytes are at hand and are compared. CASCADE_MISS: it is bound no more. */
-static int put_existing(cascade_store *store, cascade_put *put, const cascade_info *info,
-                        uint64_t k_bytes, uint64_t v_bytes, uint32_t flags, bool raced)
-{
-    bool verify = flags & CASCADE_PUT_VERIFY;
-    int code = 0;
-
-    if (info->k_bytes != k_bytes || info->v_bytes != v_bytes)
-        code = CASCADE_ECONFLICT;
-    else if (verify || raced)
-        code = compare(store, put, k_bytes, v_bytes);
-    if (code == CASCADE_MISS)
-        return code;
-    csc_count(&store->counters.puts_existed, 1);
-    put->existed = true;
-    put->has_id = info->has_id;
-    put->id = info->id;
-    if (code == CASCADE_ECONFLICT)
-        return note_conflict(store, verify);
-    return verify ? code : 0;
-}
-
 /* What another handle is writing does not make this put a stored one. If that is only the bind, it is
  * logged here too. If it is the content, the key is let go of, and the put is a new one: true. Different
  * lengths are a conflict, as ever. */
-static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes,
-                   bool verify)
+static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes)
 {
     uint32_t number, content;
     const csc_content_entry *entry;
@@ -171,7 +147,7 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
     entry = csc_content_at(store, content);
     if (entry->content.k_bytes != k_bytes || entry->content.v_bytes != v_bytes)
         goto unlock;
-    weak = csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file) && !verify;
+    weak = csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file);
     if (weak) {
         csc_key_unbind(store, number, 0);
     } else if (!(csc_segment_standing(store->file, bound->segment - 1) & CSC_SEGMENT_IS_SEALED)) {
@@ -182,6 +158,32 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
 unlock:
     pthread_mutex_unlock(&store->lock);
     return weak;
+}
+
+/* The key is bound to `info`: conflicts that show are counted, the first content stays. `raced`: two
+ * puts met, the bytes are at hand and are compared. CASCADE_MISS: it is bound no more. */
+static int put_existing(cascade_store *store, cascade_put *put, const cascade_info *info,
+                        uint64_t k_bytes, uint64_t v_bytes, uint32_t flags, bool raced)
+{
+    bool verify = flags & CASCADE_PUT_VERIFY;
+    int code = 0;
+
+    if (info->k_bytes != k_bytes || info->v_bytes != v_bytes)
+        code = CASCADE_ECONFLICT;
+    else if (verify || raced)
+        code = compare(store, put, k_bytes, v_bytes);
+    /* Not before they are known to be the same. */
+    if (code == 0 && verify && yields(store, &put->key, k_bytes, v_bytes))
+        code = CASCADE_MISS;
+    if (code == CASCADE_MISS)
+        return code;
+    csc_count(&store->counters.puts_existed, 1);
+    put->existed = true;
+    put->has_id = info->has_id;
+    put->id = info->id;
+    if (code == CASCADE_ECONFLICT)
+        return note_conflict(store, verify);
+    return verify ? code : 0;
 }
 
 /* ---- a key that is not ------------------------------------------------------------------------ */
@@ -360,13 +362,13 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
         return csc_fail(CASCADE_EINVAL, "the key is its own parent");
     for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
         code = csc_block_facts(store, &put->key, &info);
-        if (code == 0 && yields(store, &put->key, k_bytes, v_bytes, flags & CASCADE_PUT_VERIFY))
+        if (code == 0 && !(flags & CASCADE_PUT_VERIFY) && yields(store, &put->key, k_bytes, v_bytes))
             code = CASCADE_MISS;
         if (code == 0) {
             code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced);
             if (code != CASCADE_MISS)
                 return code;
-            continue; /* it went while it was compared: deleted, or found damaged */
+            continue; /* it went while it was compared: deleted, found damaged, or let go of */
         }
         if (code == CASCADE_MISS)
             code = check_fits(store, k_bytes + v_bytes);

@@ -304,6 +304,24 @@ static void a_put_does_not_rely_on_the_other(void **state)
     assert_int_equal(st_get(here, 4, 2, K, V), 0);
 }
 
+/* Nor does one that compares. */
+static void a_put_that_compares_does_not_rely_on_the_other(void **state)
+{
+    (void)state;
+    open_both();
+    put_there(1, 1);
+    put_there(2, 2);
+    assert_int_equal(get_later(here, 2, 2), 0);
+    assert_int_equal(st_put(here, 1, 1, K, V, CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY), 0);
+    assert_int_equal(st_put(here, 2, 2, K, V, CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY), 0);
+    assert_int_equal(st_put(here, 1, 7, K, V, CASCADE_PUT_VERIFY), CASCADE_ECONFLICT);
+    assert_int_equal(unlink(path_there()), 0);
+    close_one(&here);
+    here = st_open_with(options_of(0, false));
+    assert_int_equal(st_get(here, 1, 1, K, V), 0);
+    assert_int_equal(st_get(here, 2, 2, K, V), 0);
+}
+
 /* But on one that is sealed: nothing is written twice then. */
 static void a_put_relies_on_a_sealed_one(void **state)
 {
@@ -445,6 +463,7 @@ int main(void)
         CASE(a_delete_that_hides_nothing_goes),
         CASE(a_delete_of_what_is_not_known_yet),
         CASE(a_put_does_not_rely_on_the_other),
+        CASE(a_put_that_compares_does_not_rely_on_the_other),
         CASE(a_put_relies_on_a_sealed_one),
         CASE(a_payload_that_is_not_there_yet),
         CASE(damage_of_the_other_deletes_nothing),
