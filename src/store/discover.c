@@ -344,8 +344,11 @@ static void settle_orphans(cascade_store *store)
 
     store->discovery->orphans = (list){0};
     for (size_t i = 0; i < orphans.count; i++) {
+        const found *item = (const found *)orphans.items + i;
+
         breathe(store, i, BATCH);
-        (void)enter(store, (const found *)orphans.items + i); /* or back to where it was */
+        if (!(csc_segment_standing(store->file, item->segment) & CSC_SEGMENT_IS_GONE))
+            (void)enter(store, item); /* or back to where it was */
     }
     free(orphans.items);
 }
@@ -381,10 +384,15 @@ static void settle_made(cascade_store *store)
     made->count = 0;
 }
 
+static bool is_in(const bool *gone, size_t count, uint32_t segment)
+{
+    return segment < count && gone[segment];
+}
+
 /* What lay in segments that are gone, and was found nowhere else: blocks that dram holds will be written
  * when there is a reason to, others are misses. Their ranks dropped them; there is nothing to hide from
  * anybody, so no delete is written. Segments of our own do not go by themselves. */
-static void settle_gone(cascade_store *store, const bool *gone, size_t count)
+static void lose_places(cascade_store *store, const bool *gone, size_t count)
 {
     static const csc_place nowhere;
     bool ours;
@@ -394,7 +402,7 @@ static void settle_gone(cascade_store *store, const bool *gone, size_t count)
 
         breathe(store, number, CSC_SCAN_STEP);
         if (!csc_content_has(entry, CSC_CONTENT_LIVE) || !csc_place_is_set(&entry->file) ||
-            csc_segment_of(&entry->file) >= count || !gone[csc_segment_of(&entry->file)])
+            !is_in(gone, count, csc_segment_of(&entry->file)))
             continue;
         ours = csc_segment_standing(store->file, csc_segment_of(&entry->file)) & CSC_SEGMENT_IS_OURS;
         csc_content_set_file(store, number, &nowhere);
@@ -406,15 +414,30 @@ static void settle_gone(cascade_store *store, const bool *gone, size_t count)
             csc_content_lose(store, number, false);
         }
     }
+}
+
+/* Binds that went with them. One of another's that is nowhere else may have been deleted, and the delete
+ * be gone as well: kept, the key would come back, and be written here for everybody. */
+static void lose_binds(cascade_store *store, const bool *gone, size_t count)
+{
     for (uint32_t number = 0; number < store->keys_made; number++) {
         csc_key_entry *entry = csc_key_at(store, number);
+        uint32_t content;
 
         breathe(store, number, CSC_SCAN_STEP);
         if ((atomic_load(&entry->state) & 0xff) != CSC_KEY_BOUND || entry->segment == 0 ||
-            entry->segment > count || !gone[entry->segment - 1])
+            !is_in(gone, count, entry->segment - 1))
             continue;
-        entry->segment = 0;
-        csc_log_push(store, number);
+        if ((store->key_states[number].flags & CSC_KS_OURS) ||
+            (csc_segment_standing(store->file, entry->segment - 1) & CSC_SEGMENT_IS_OURS)) {
+            entry->segment = 0;
+            csc_log_push(store, number);
+            continue;
+        }
+        content = atomic_load(&entry->content);
+        if (csc_content_at(store, content)->references == 1)
+            csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
+        csc_key_unbind(store, number, 0);
     }
 }
 
@@ -438,7 +461,8 @@ static int settle(cascade_store *store)
     settle_made(store);
     if (gone) {
         csc_copies_use_all(store);
-        settle_gone(store, gone, count);
+        lose_places(store, gone, count);
+        lose_binds(store, gone, count);
     }
     csc_entries_reclaim(store);
     pthread_mutex_unlock(&store->lock);

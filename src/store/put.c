@@ -128,9 +128,9 @@ static int note_conflict(cascade_store *store, bool verify)
     return verify ? csc_fail(CASCADE_ECONFLICT, "the key is bound to other bytes; they stay") : 0;
 }
 
-/* What another handle is writing does not make this put a stored one. If that is only the bind, it is
- * logged here too. If it is the content, the key is let go of, and the put is a new one: true. Different
- * lengths are a conflict, as ever. */
+/* What another handle is writing does not make this put a stored one. A bind of another's is logged here
+ * too, for he may drop it. If it is the content, the key is let go of, and the put is a new one: true.
+ * Different lengths are a conflict, as ever. */
 static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes)
 {
     uint32_t number, content;
@@ -150,7 +150,7 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
     weak = csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file);
     if (weak) {
         csc_key_unbind(store, number, 0);
-    } else if (!(csc_segment_standing(store->file, bound->segment - 1) & CSC_SEGMENT_IS_SEALED)) {
+    } else {
         bound->segment = 0; /* goes with its content, or by itself */
         store->key_states[number].flags |= CSC_KS_RECORDED;
         csc_log_push(store, number);

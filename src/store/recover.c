@@ -309,15 +309,15 @@ static int see_bind(segment_scan *scan, const csc_segment_source *source, const 
 {
     cascade_store *store = scan->store;
     uint32_t known = find_any(store, &binding->key, CSC_NUMBER_NONE), number, segment = source->segment;
-    uint32_t elsewhere = source->rank == store->config.rank ? 0 : CSC_KS_ELSEWHERE;
+    uint32_t whose = source->rank == store->config.rank ? CSC_KS_OURS : CSC_KS_ELSEWHERE;
     int code;
 
     note_sequence(scan, binding->sequence);
     if (known != CSC_NUMBER_NONE) {
         csc_key_entry *entry = csc_key_at(store, known);
 
-        elsewhere |= store->key_states[known].flags & CSC_KS_ELSEWHERE;
-        store->key_states[known].flags |= elsewhere;
+        whose |= store->key_states[known].flags & (CSC_KS_OURS | CSC_KS_ELSEWHERE);
+        store->key_states[known].flags |= whose;
         if (entry->sequence == binding->sequence && (atomic_load(&entry->state) & 0xff) == CSC_KEY_BOUND)
             entry->segment = segment + 1;
         /* The pending delete between the two may have been dropped with the dead owner's entry. */
@@ -329,7 +329,7 @@ static int see_bind(segment_scan *scan, const csc_segment_source *source, const 
     }
     code = csc_key_bind(store, binding, content, segment + 1, &number);
     if (code == 0)
-        store->key_states[number].flags |= elsewhere;
+        store->key_states[number].flags |= whose;
     return code;
 }
 

@@ -239,7 +239,7 @@ static void two_nodes_of_one_rank(void **state)
 /* ---- losing --------------------------------------------------------------------------------------- */
 
 /* A segment of the other rank goes: a miss, and no trace is left; least of all a delete, for the other
- * may only have moved its blocks. */
+ * may only have moved its blocks. What was put here as well stays. */
 static void a_removed_segment_is_a_miss(void **state)
 {
     char path[700], away[800];
@@ -249,18 +249,22 @@ static void a_removed_segment_is_a_miss(void **state)
     open_both();
     put_there(1, 1);
     put_there(2, 2);
+    put_there(3, 3);
     close_one(&there);
     snprintf(path, sizeof path, "%s", path_there());
     snprintf(away, sizeof away, "%s.away", path);
     assert_int_equal(get_later(here, 2, 2), 0); /* comes to dram */
+    assert_int_equal(st_put(here, 2, 2, K, V, 0), 0);
+    assert_int_equal(st_get(here, 3, 3, K, V), 0);
     keys = st_stats(here).keys;
-    assert_int_equal(keys, 2);
+    assert_int_equal(keys, 3);
     assert_int_equal(rename(path, away), 0);
     assert_int_equal(get_later(here, 99, 99), CASCADE_MISS); /* looks */
     assert_int_equal(st_stats(here).keys, 1);
-    assert_int_equal(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 1);
+    assert_int_equal(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 2);
     assert_int_equal(st_stats(here).lost, 0);
     assert_int_equal(st_get(here, 1, 1, K, V), CASCADE_MISS);
+    assert_int_equal(st_get(here, 3, 3, K, V), CASCADE_MISS);
     assert_int_equal(st_get(here, 2, 2, K, V), 0);
     assert_int_equal(cascade_store_flush(here), 0);
     close_one(&here);

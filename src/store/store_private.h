@@ -67,6 +67,7 @@ enum {
     CSC_KS_INFLIGHT = 2,   /* its binding is on its way to disk */
     CSC_KS_LOGGED = 4,     /* waits in the log queue */
     CSC_KS_FILE_EDGE = 16, /* counted as a child of `parent` that has a file copy */
+    CSC_KS_OURS = 64,      /* found at open, with a record of this rank beside that of another */
     CSC_KS_ELSEWHERE = 32, /* another rank has a record of it: what is lost here is not deleted there */
     CSC_KS_RECORDED = 8 /* a record older than `sequence`, or a failed one, may be on disk: a delete has
                            to hide it */
