@@ -286,7 +286,7 @@ static int read_batch(cascade_store *store, compactor *c)
             .place = b->place, .content = c->writes[i].content, .pieces = &b->piece, .piece_count = 1};
     }
     (void)store->file->ops->read(store->file, c->reads, c->batch_count);
-    csc_discover_if_bad(store, c->reads, c->batch_count);
+    (void)csc_discover_if_bad(store, c->reads, c->batch_count);
     pthread_mutex_lock(&store->lock);
     for (uint32_t i = 0; i < c->batch_count; i++) {
         int status = c->reads[i].status;

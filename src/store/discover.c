@@ -441,20 +441,23 @@ static void lose_binds(cascade_store *store, const bool *gone, size_t count)
     }
 }
 
-static int settle(cascade_store *store)
+/* `complete`: all that there is was read. If not, what is gone may lie where nobody could look yet, and
+ * is judged the next time. */
+static int settle(cascade_store *store, bool complete)
 {
     list *numbers = &store->discovery->gone;
     bool *gone = NULL;
     size_t count = 0;
 
-    for (size_t i = 0; i < numbers->count; i++)
+    for (size_t i = 0; i < numbers->count && complete; i++)
         if (((const uint32_t *)numbers->items)[i] >= count)
             count = ((const uint32_t *)numbers->items)[i] + 1;
     if (count && !(gone = calloc(count, sizeof *gone)))
         return csc_fail(CASCADE_ENOMEM, "no memory for a list of segments"); /* next time */
-    for (size_t i = 0; i < numbers->count; i++)
+    for (size_t i = 0; i < numbers->count && complete; i++)
         gone[((const uint32_t *)numbers->items)[i]] = true;
-    numbers->count = 0;
+    if (complete)
+        numbers->count = 0;
     pthread_mutex_lock(&store->lock);
     settle_orphans(store);
     settle_deletes(store);
@@ -478,7 +481,7 @@ static int look(cascade_store *store)
     int settle_code;
 
     code = code ? code : batch_code;
-    settle_code = settle(store);
+    settle_code = settle(store, code == 0);
     code = code ? code : settle_code;
     if (code < 0 && code != CASCADE_EAGAIN && code != store->look_code)
         csc_log(CSC_LOG_WARNING, "what others wrote is not all known: %s", csc_fail_text());
@@ -554,14 +557,13 @@ bool csc_discover_now(cascade_store *store)
     return known;
 }
 
-void csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count)
+bool csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count)
 {
     bool is_bad = false;
 
     for (size_t i = 0; i < count; i++)
         is_bad |= reads[i].status == CASCADE_MISS || reads[i].status == CASCADE_ECORRUPT;
-    if (is_bad)
-        (void)csc_discover_now(store);
+    return !is_bad || csc_discover_now(store);
 }
 
 void *csc_discover_main(void *context)

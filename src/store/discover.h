@@ -54,8 +54,8 @@ bool csc_discover(cascade_store *store);
  * held. */
 bool csc_discover_now(cascade_store *store);
 /** The same if one of the reads found damage or nothing: another node may have moved the block, or have
- * it too, and then it is read there, and no delete is written for it. */
-void csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count);
+ * it too, and then it is read there, and no delete is written for it. True if none did. */
+bool csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count);
 /** The same for whoever cannot wait. */
 void csc_discover_later(cascade_store *store, uint64_t now_ns);
 /** The keeper's part of that. Lock held. */

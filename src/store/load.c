@@ -175,8 +175,8 @@ static int take_pages(load_job *job)
 
 /* The bytes cannot be had from where they should be: they are read from another copy, or the block is a
  * miss from here on. What another rank dropped is no loss of ours, and what only went writes no delete.
- * Lock held. */
-static int quarantine(cascade_store *store, const load_job *job, int code)
+ * If it is not `known` where else it may lie by now, only this read misses. Lock held. */
+static int quarantine(cascade_store *store, load_job *job, int code, bool known)
 {
     static const csc_place nowhere;
     csc_content_entry *entry = csc_content_at(store, job->number);
@@ -194,6 +194,8 @@ static int quarantine(cascade_store *store, const load_job *job, int code)
     csc_segment_reread(store->file, &job->place); /* perhaps it only was not all there yet */
     if (csc_copies_use(store, job->number))
         return CASCADE_EAGAIN;
+    if (code == CASCADE_MISS && !ours && !known)
+        return timed_out(store, job->load);
     if (ours)
         csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
     if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
@@ -317,7 +319,7 @@ static void has_arrived(void *context, uint64_t bytes)
 }
 
 /* Ends a job whose read, if there was one, is over. Lock held. */
-static int settle(load_job *job, int code, bool late)
+static int settle(load_job *job, int code, bool late, bool known)
 {
     cascade_store *store = job->store;
     csc_content_entry *entry = csc_content_at(store, job->number);
@@ -341,7 +343,7 @@ static int settle(load_job *job, int code, bool late)
     if (code == CASCADE_ETIMEDOUT && !job->no_room)
         return timed_out(store, load);
     if (code == CASCADE_ECORRUPT || code == CASCADE_MISS)
-        return quarantine(store, job, code);
+        return quarantine(store, job, code, known);
     return code;
 }
 
@@ -368,7 +370,7 @@ static int prepare(cascade_store *store, csc_load *load, load_job **result)
     if (code) {
         job->no_room = true;
         pthread_mutex_lock(&store->lock);
-        code = settle(job, code, false);
+        code = settle(job, code, false, true);
         pthread_mutex_unlock(&store->lock);
         job_free(job);
         return code;
@@ -402,6 +404,7 @@ void csc_load_many(cascade_store *store, csc_load *loads, size_t count)
     load_job *jobs[CSC_LOAD_BATCH];
     size_t read_count = 0;
     size_t at[CSC_LOAD_BATCH];
+    bool known;
 
     for (size_t i = 0; i < count; i++) {
         loads[i].status = prepare(store, &loads[i], &jobs[read_count]);
@@ -418,12 +421,12 @@ void csc_load_many(cascade_store *store, csc_load *loads, size_t count)
     if (read_count == 0)
         return;
     store->file->ops->read(store->file, reads, read_count);
-    csc_discover_if_bad(store, reads, read_count);
+    known = csc_discover_if_bad(store, reads, read_count);
     pthread_mutex_lock(&store->lock);
     for (size_t i = 0; i < read_count; i++) {
         load_job *job = jobs[i];
 
-        loads[at[i]].status = settle(job, reads[i].status, reads[i].late);
+        loads[at[i]].status = settle(job, reads[i].status, reads[i].late, known);
         if (!reads[i].late)
             job_free(job);
         else if (job->released)
