@@ -26,6 +26,8 @@
 #define BATCH       256u
 #define ORPHANS_MAX 4096u
 #define STOPPED     1
+#define SLOW_NS     UINT64_C(250000000)
+#define SLOW_FACTOR 9u
 
 /* A record's content with one of its keys, or a bind without bytes. */
 typedef struct found {
@@ -356,7 +358,6 @@ static void settle_orphans(cascade_store *store)
 static void settle_deletes(cascade_store *store)
 {
     list *deletes = &store->discovery->deletes;
-
     found_delete *items = deletes->items;
     size_t kept = 0;
 
@@ -384,11 +385,6 @@ static void settle_made(cascade_store *store)
     made->count = 0;
 }
 
-static bool is_in(const bool *gone, size_t count, uint32_t segment)
-{
-    return segment < count && gone[segment];
-}
-
 /* What lay in segments that are gone, and was found nowhere else: blocks that dram holds will be written
  * when there is a reason to, others are misses. Their ranks dropped them; there is nothing to hide from
  * anybody, so no delete is written. Segments of our own do not go by themselves. */
@@ -402,7 +398,7 @@ static void lose_places(cascade_store *store, const bool *gone, size_t count)
 
         breathe(store, number, CSC_SCAN_STEP);
         if (!csc_content_has(entry, CSC_CONTENT_LIVE) || !csc_place_is_set(&entry->file) ||
-            !is_in(gone, count, csc_segment_of(&entry->file)))
+            csc_segment_of(&entry->file) >= count || !gone[csc_segment_of(&entry->file)])
             continue;
         ours = csc_segment_standing(store->file, csc_segment_of(&entry->file)) & CSC_SEGMENT_IS_OURS;
         csc_content_set_file(store, number, &nowhere);
@@ -426,7 +422,7 @@ static void lose_binds(cascade_store *store, const bool *gone, size_t count)
 
         breathe(store, number, CSC_SCAN_STEP);
         if ((atomic_load(&entry->state) & 0xff) != CSC_KEY_BOUND || entry->segment == 0 ||
-            !is_in(gone, count, entry->segment - 1))
+            entry->segment > count || !gone[entry->segment - 1])
             continue;
         if ((store->key_states[number].flags & CSC_KS_OURS) ||
             (csc_segment_standing(store->file, entry->segment - 1) & CSC_SEGMENT_IS_OURS)) {
@@ -492,9 +488,16 @@ static int look(cascade_store *store)
 
 static bool is_due(const cascade_store *store, uint64_t now_ns)
 {
-    uint64_t last_ns = atomic_load_explicit(&store->looked_ns, memory_order_relaxed);
+    return now_ns >= atomic_load_explicit(&store->look_due_ns, memory_order_relaxed);
+}
 
-    return now_ns >= last_ns + store->config.refresh_ms * UINT64_C(1000000);
+/* Where a look is slow, misses are to wait for it a small part of the time only. */
+static uint64_t pause_after(const cascade_store *store, uint64_t took_ns)
+{
+    uint64_t least_ns = store->config.refresh_ms * UINT64_C(1000000);
+    uint64_t slow_ns = took_ns < SLOW_NS ? 0 : SLOW_FACTOR * took_ns;
+
+    return slow_ns > least_ns ? slow_ns : least_ns;
 }
 
 void csc_discover_later(cascade_store *store, uint64_t now_ns)
@@ -569,6 +572,7 @@ bool csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_
 void *csc_discover_main(void *context)
 {
     cascade_store *store = context;
+    uint64_t begun_ns;
     int code;
 
     pthread_mutex_lock(&store->lock);
@@ -579,12 +583,14 @@ void *csc_discover_main(void *context)
         }
         store->looks_begun++;
         pthread_mutex_unlock(&store->lock);
+        begun_ns = csc_clock_ns();
         code = look(store);
         pthread_mutex_lock(&store->lock);
         store->look_code = code;
         store->look_asked = false;
         store->looks_done++;
-        atomic_store(&store->looked_ns, csc_clock_ns());
+        atomic_store(&store->look_due_ns,
+                     csc_clock_ns() + pause_after(store, csc_clock_ns() - begun_ns));
         pthread_cond_broadcast(&store->progress);
     }
     pthread_cond_broadcast(&store->progress); /* nobody looks any more */

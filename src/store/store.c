@@ -352,7 +352,7 @@ int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls,
     }
     if (code == 0) {
         store->segments_found = csc_segment_count(store->file);
-        atomic_store(&store->looked_ns, csc_clock_ns());
+        atomic_store(&store->look_due_ns, csc_clock_ns() + store->config.refresh_ms * UINT64_C(1000000));
         atomic_store(&store->index.header->state, CSC_ARENA_LIVE);
         whole = true;
         tune_copies(store);

@@ -219,9 +219,9 @@ struct cascade_store {
     bool look_asked;                 /* until it was done */
     uint64_t look_asked_ns;
     uint64_t looks_begun, looks_done;
-    int look_code;              /* of the last one */
-    _Atomic uint64_t looked_ns; /* when the last one was done */
-    _Atomic bool look_wanted;   /* by a match; the keeper sees to it */
+    int look_code;                /* of the last one */
+    _Atomic uint64_t look_due_ns; /* not before that */
+    _Atomic bool look_wanted;     /* by a match; the keeper sees to it */
 
     pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread,
         discover_thread;

@@ -36,5 +36,7 @@ void tear(const char *path, uint8_t kept[64], bool mend);
 
 /** While it is set, nobody can list the store's directory. */
 extern _Atomic bool directory_hangs;
+/** So long each listing takes. */
+extern _Atomic unsigned directory_takes_ms;
 
 #endif
