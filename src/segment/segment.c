@@ -196,6 +196,7 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
         if (found < room)
             infos[found] = (csc_segment_info){.segment = (uint32_t)i,
                                               .bytes = item->bytes,
+                                              .index_bytes = item->index_bytes,
                                               .key_id = item->key_id,
                                               .sealed = item->state == CSC_SEGMENT_SEALED,
                                               .open = item->state == CSC_SEGMENT_OPEN,

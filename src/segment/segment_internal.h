@@ -75,6 +75,7 @@ typedef struct csc_segment_item {
     uint64_t scanned;       /* found, not sealed: records before this offset were visited */
     uint64_t live_bytes;    /* of records that hold a retained place */
     uint64_t log_entries;   /* in log records */
+    uint64_t index_bytes;   /* index and trailer; 0: not sealed */
     uint64_t removals_then; /* how many segments had been removed when it was begun or found */
     csc_segment_binds binds;
     csc_segment_state state;

@@ -122,6 +122,15 @@ static void note_log(const csc_segment_loading *l, uint64_t entries)
         csc_segment_note_log(l->t, l->source.segment, entries);
 }
 
+static void note_index(const csc_segment_loading *l, uint64_t bytes)
+{
+    if (!l->item)
+        return;
+    pthread_mutex_lock(&l->t->lock);
+    l->item->index_bytes = bytes;
+    pthread_mutex_unlock(&l->t->lock);
+}
+
 static void to_binding(csc_binding *to, const uint8_t key[32], const uint8_t parent[32],
                        uint64_t sequence, uint32_t flags)
 {
@@ -264,6 +273,7 @@ int csc_segment_load_index(csc_segment_loading *l, bool *sound)
         return 0;
     *sound = true;
     l->source.sealed = true;
+    note_index(l, l->size - trailer.index_offset);
     rc = visit_index(l, data, trailer.index_count, sound);
     l->source.sealed = *sound;
     if (rc == 0 && !*sound)

@@ -489,6 +489,9 @@ int csc_segment_seal_open(csc_segment_tier *t)
         return CASCADE_EIO;
     }
     csc_mark("seal: index synced");
+    pthread_mutex_lock(&t->lock);
+    w->item->index_bytes = end - w->position;
+    pthread_mutex_unlock(&t->lock);
     set_state(t, CSC_SEGMENT_SEALED, end);
     close_open(t);
     return 0;

@@ -26,7 +26,7 @@
 #define SECOND_NS    UINT64_C(1000000000)
 #define REST_NS      (10 * SECOND_NS) /* after a failure */
 #define FAILED_NS    (60 * SECOND_NS) /* before the same segment is tried again */
-#define FRAME_BYTES  UINT64_C(16384)  /* header, index and trailer of a segment that is not large */
+#define FRAME_BYTES  UINT64_C(8192)   /* a header, and pages that are not full */
 #define WORTHY_PCT   15u
 #define SOMEWHAT_PCT 5u
 #define WASTE_PCT    12u /* dead bytes of all, from which space is given back in the background */
@@ -84,8 +84,15 @@ csc_segment_info *csc_segments(cascade_store *store, size_t *count)
 
 uint64_t csc_segment_dead(const csc_segment_info *info)
 {
-    uint64_t used = info->live_bytes + info->log_bytes + FRAME_BYTES;
+    uint64_t used = info->live_bytes + info->log_bytes, records = info->bytes - info->index_bytes;
 
+    /* The index lives as far as the records do: it may well be larger than they are, when keys are many
+     * and blocks small, and moving them would only make another one. */
+    if (used < records)
+        used += (uint64_t)((double)info->index_bytes * (double)used / (double)records);
+    else
+        used += info->index_bytes;
+    used += FRAME_BYTES;
     return info->bytes > used ? info->bytes - used : 0;
 }
 

@@ -115,6 +115,31 @@ static void budgets_that_cannot_be_met(void **state)
     st_close(&store);
 }
 
+/* Blocks that are small beside their headers and their part of the index: nothing is gained by moving
+ * them, however full it is. */
+static void many_keys_fill_a_budget(void **state)
+{
+    enum { SMALL = 1000, KEYS = 400, CONTENTS = 60 };
+    cascade_store *store = st_open_with(budget_options());
+    uint64_t kept = 0;
+
+    (void)state;
+    for (uint64_t seed = 0; seed < CONTENTS; seed++) {
+        for (uint64_t key = 0; key < KEYS; key++)
+            assert_int_equal(st_put(store, seed * KEYS + key, seed, SMALL, 0, 0), 0);
+        assert_int_equal(cascade_store_flush(store), 0);
+    }
+    assert_true(st_stats(store).tiers[CASCADE_TIER_FILE].drops > 0);
+    assert_true(st_stats(store).compactions < 1000);
+    st_close(&store);
+    store = st_open_with(budget_options());
+    for (uint64_t key = 0; key < CONTENTS * KEYS; key++)
+        kept += st_get(store, key, key / KEYS, SMALL, 0) == 0;
+    assert_in_range(kept, KEYS, CONTENTS * KEYS);
+    assert_int_equal(st_stats(store).lost, 0);
+    st_close(&store);
+}
+
 /* Keys of one content in segments of different ages: the content goes with its record, the binds that
  * are left in later segments name nothing, and that is no loss. */
 static void binds_to_what_was_dropped(void *context)
@@ -457,6 +482,7 @@ int main(void)
         CASE(the_oldest_go),
         CASE(what_dram_holds_survives),
         CASE(budgets_that_cannot_be_met),
+        CASE(many_keys_fill_a_budget),
         CASE(a_dropped_block_is_not_a_lost_one),
         CASE(a_bind_left_over_stays_away),
         CASE(a_delete_under_a_drop_stays),
