@@ -81,7 +81,8 @@ static void moved_blocks_are_there(void)
     for (uint64_t i = 0; i < 40; i += 4)
         assert_int_equal(st_get(here, i, i, K, V), 0);
     assert_int_equal(st_stats(here).lost, 0);
-    assert_int_equal(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 0);
+    /* At most those that were deleted there, of whose deletes nothing may be left to see. */
+    assert_in_range(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 0, 30);
     assert_int_equal(cascade_store_flush(here), 0);
     close_one(&here);
     close_one(&there);
@@ -180,7 +181,8 @@ static void moved_out_of_sight(bool read_meanwhile)
     assert_int_equal(get_later(here, 99, 99), CASCADE_MISS);
     assert_int_equal(st_get(here, 110, 1, K, V), 0);
     assert_int_equal(st_get(here, 1, 1, K, V), 0);
-    assert_int_equal(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 0);
+    /* At most those that were deleted there, of whose deletes nothing may be left to see. */
+    assert_in_range(st_stats(here).tiers[CASCADE_TIER_FILE].drops, 0, 18);
 }
 
 static void what_is_gone_waits_for_a_whole_look(void **state)
