@@ -403,6 +403,27 @@ static void failed_writes_leave_nothing(void **state)
     testing_teardown(NULL);
 }
 
+/* A bind whose record failed may be in the file all the same: a delete must be kept for it. */
+static void a_failed_bind_may_be_there(void **state)
+{
+    csc_log_entry entry = {.binding = testing_binding(5, 0)};
+    csc_binding deleted = entry.binding;
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+    uint32_t segment;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    deleted.sequence = entry.binding.sequence + 1;
+    assert_false(csc_segment_may_hide(tier, UINT32_MAX, &deleted));
+    testing_fault = (testing_faults){.at = 1, .err = EIO, .lasting = true};
+    assert_int_equal(csc_segment_log(tier, &entry, 1, &segment), CASCADE_EIO);
+    testing_fault = (testing_faults){.at = INT_MAX};
+    assert_true(csc_segment_may_hide(tier, UINT32_MAX, &deleted));
+    tier->ops->close(&tier);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -418,6 +439,7 @@ int main(void)
         cmocka_unit_test(full_disk_is_survived),
         cmocka_unit_test(no_room_for_a_segment),
         cmocka_unit_test(failed_writes_leave_nothing),
+        cmocka_unit_test_setup_teardown(a_failed_bind_may_be_there, testing_setup, testing_teardown),
     };
 
     setenv("CASCADE_LOG", "none", 0); /* the errors are meant */

@@ -17,6 +17,7 @@
 #define BUDGET_PARTS 16u
 #define LIVE_PARTS   13u
 #define HURRY_PARTS  14u
+#define FAILURES_MAX 3u  /* segments that cannot be emptied, before no more are tried */
 #define SPARE_PARTS  32u /* a segment of at most this part of the budget leaves room for a spare */
 #define RECORD_BYTES UINT64_C(8192) /* the least that a record takes */
 
@@ -163,16 +164,28 @@ static int empty(cascade_store *store, const csc_segment_info *info, uint64_t *g
     return code;
 }
 
+/* Empties a segment that is worthy of it before the budget is reached. False: there is none, or it
+ * cannot be emptied, which matters only when there is no room without it. */
+static bool hurry(cascade_store *store)
+{
+    csc_segment_info info = {0};
+
+    return csc_compact_is_due(store) && csc_compact_choose(store, CSC_COMPACT_WORTHY, &info) &&
+           can_be_moved(store, &info) && csc_compact_segment(store, info.segment) == 0;
+}
+
 int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries)
 {
     uint64_t budget = store->config.settings.file_budget_bytes, part = budget / BUDGET_PARTS;
-    uint64_t target = part * LIVE_PARTS; /* for what lives, with what is to be written */
+    uint64_t target = part * LIVE_PARTS;               /* for what lives, with what is to be written */
+    uint64_t hurries = csc_segment_count(store->file); /* each once is enough */
+    unsigned failures = 0;
     bool sealed = false;
 
     if (budget == 0)
         return 0;
-    /* Every turn drops a block, or empties a segment and gains by it, or lowers the target, or seals. A
-     * segment that cannot be emptied is not chosen again for a while. */
+    /* Every turn drops a block, or hurries, or empties a segment and gains by it, or lowers the target,
+     * or seals. A segment that cannot be emptied is not chosen again for a while. */
     for (;;) {
         uint64_t after = csc_segment_bytes_after(store->file, bytes, records, entries), gained;
         uint64_t live = csc_segment_live_bytes(store->file);
@@ -185,11 +198,8 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         if (live + bytes > target && drop_down_to(store, live, target > bytes ? target - bytes : 0))
             continue;
         /* Deletes leave dead bytes that the background, at its rate, may not have given back yet. */
-        if (after > part * HURRY_PARTS && csc_compact_is_due(store) &&
-            csc_compact_choose(store, CSC_COMPACT_WORTHY, &info) && can_be_moved(store, &info)) {
-            code = csc_compact_segment(store, info.segment);
-            if (code)
-                return code;
+        if (after > part * HURRY_PARTS && hurries > 0) {
+            hurries = hurry(store) ? hurries - 1 : 0;
             continue;
         }
         any = csc_compact_choose(store, CSC_COMPACT_WHOLE, &info);
@@ -213,8 +223,10 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         /* Rather more of what is worth least than all of one segment. */
         gained = 0;
         code = target > part && !can_be_moved(store, &info) ? 0 : empty(store, &info, &gained);
-        if (code)
+        if (code && ++failures == FAILURES_MAX)
             return code;
+        if (code)
+            continue; /* with another: one that cannot be read must not keep all else from the disk */
         if (gained < info.bytes / BUDGET_PARTS)
             target -= target < part ? target : part; /* more has to be dropped */
     }

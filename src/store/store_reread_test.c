@@ -4,12 +4,15 @@
 #include "store/store_private.h"
 #include "store/store_testing.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -18,11 +21,29 @@ enum { BYTES = 150000, WAYS = 4, EVER = 1 << 30 };
 
 static atomic_int wrong; /* so many reads of blocks to come bring a wrong bit */
 
+static atomic_ullong unreadable; /* inode of a file of which no block can be read, 0: none */
+static atomic_uint refused;      /* such reads so far */
+
+static bool is_unreadable(int fd, off_t offset)
+{
+    struct stat info;
+
+    return atomic_load(&unreadable) && offset >= 4096 && fstat(fd, &info) == 0 &&
+           info.st_ino == atomic_load(&unreadable);
+}
+
 /* Blocks and their headers; not first pages, which are looked at when a read fails. */
 static ssize_t wrong_preadv(int fd, const struct iovec *vectors, int count, off_t offset)
 {
-    ssize_t got = preadv(fd, vectors, count, offset);
     const struct iovec *last = &vectors[count - 1];
+    ssize_t got;
+
+    if (is_unreadable(fd, offset)) {
+        atomic_fetch_add(&refused, 1);
+        errno = EIO;
+        return -1;
+    }
+    got = preadv(fd, vectors, count, offset);
 
     if (got > 4096 && atomic_load(&wrong) > 0) {
         atomic_fetch_sub(&wrong, 1);
@@ -127,11 +148,46 @@ static void wrong_ever_is_a_miss(void **state)
 
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
+/* A segment that is to be emptied for room, and cannot be read: others are, and writes go on. */
+static void one_bad_segment_stops_nothing(void **state)
+{
+    enum { BLOCK = 60 * 1024, KEYS = 26 };
+    cascade_options options = st_options();
+    cascade_store *store;
+    struct stat info;
+
+    (void)state;
+    options.dram_bytes = ST_MIB;
+    options.file_budget_bytes = 2 * ST_MIB;
+    options.segment_bytes = 256 * ST_KIB;
+    options.background_rate_bytes = 1;
+    store = st_open_with(options);
+    for (uint64_t i = 0; i < KEYS; i++)
+        assert_int_equal(st_put(store, i, i, BLOCK, 0, CASCADE_PUT_DURABLE), 0);
+    st_close(&store);
+    assert_int_equal(stat(st_segment_path(0), &info), 0);
+    assert_int_equal(csc_store_open_with(&options, &calls, &store), 0);
+    for (int times = 0; times < 5; times++) /* so that they stay */
+        for (uint64_t i = 1; i < 4; i++)
+            assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
+    atomic_store(&unreadable, info.st_ino);
+    assert_int_equal(st_delete(store, 0), 0);
+    assert_int_equal(st_delete(store, 1), 0);
+    for (uint64_t i = KEYS; i < 3 * KEYS; i++)
+        assert_int_equal(st_put(store, i, i, BLOCK, 0, CASCADE_PUT_DURABLE), 0);
+    assert_true(atomic_load(&refused) > 0);
+    assert_int_equal(st_stats(store).file_degraded, 0);
+    assert_in_range(st_stats(store).tiers[CASCADE_TIER_FILE].used_bytes, 1, 2 * ST_MIB);
+    atomic_store(&unreadable, 0);
+    st_close(&store);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(wrong_once_is_a_hit),
         CASE(wrong_ever_is_a_miss),
+        CASE(one_bad_segment_stops_nothing),
     };
 
     return cmocka_run_group_tests_name("store, reads that are wrong", tests, NULL, NULL);
