@@ -457,8 +457,6 @@ static void note_log_entry(csc_segment_tier *t, const csc_segfmt_log_entry *from
     memcpy(entry->parent, from->parent, sizeof entry->parent);
     memcpy(entry->digest, from->digest, sizeof entry->digest);
     entry->sequence = from->sequence;
-    if (from->type == CSC_SEGFMT_LOG_BIND)
-        csc_segment_note_bind(t, w->index, from->key, from->sequence);
     entry->tenant = from->tenant;
     entry->k_bytes = from->k_bytes;
     entry->v_bytes = from->v_bytes;
@@ -501,6 +499,10 @@ int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, 
     encoded = (void *)(record + 1);
     for (size_t i = 0; i < count; i++)
         encode_log_entry(&encoded[i], &entries[i]);
+    /* Before it is known whether they got there: a record that failed may be found by a later open. */
+    for (size_t i = 0; i < count; i++)
+        if (!entries[i].is_delete)
+            csc_segment_note_bind(t, w->index, encoded[i].key, encoded[i].sequence);
     csc_segfmt_record_seal(record);
     vector = (struct iovec){record, bytes};
     w->dirty = true;
