@@ -180,7 +180,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
     uint64_t target = part * LIVE_PARTS;               /* for what lives, with what is to be written */
     uint64_t hurries = csc_segment_count(store->file); /* each once is enough */
     unsigned failures = 0;
-    bool sealed = false;
+    bool sealed = false, exhausted = false;
 
     if (budget == 0)
         return 0;
@@ -215,7 +215,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         /* One that a dead owner left without an index goes only when there is no other. */
         if (!any && after > budget)
             any = csc_compact_choose(store, CSC_COMPACT_ANY, &info);
-        if (!any || target == 0)
+        if (!any || exhausted)
             return after <= budget ? 0
                                    : csc_fail(CASCADE_ENOSPC,
                                               "the file budget of %llu bytes has no room for %llu more",
@@ -227,6 +227,8 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
             return code;
         if (code)
             continue; /* with another: one that cannot be read must not keep all else from the disk */
+        /* All is dropped, and the segment with the most dead bytes gives none back. */
+        exhausted = target == 0 && gained == 0;
         if (gained < info.bytes / BUDGET_PARTS)
             target -= target < part ? target : part; /* more has to be dropped */
     }
