@@ -194,16 +194,18 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count)
         if (item->rank != t->rank || item->state == CSC_SEGMENT_REMOVED)
             continue;
         if (found < room)
-            infos[found] = (csc_segment_info){.segment = (uint32_t)i,
-                                              .bytes = item->bytes,
-                                              .index_bytes = item->index_bytes,
-                                              .key_id = item->key_id,
-                                              .sealed = item->state == CSC_SEGMENT_SEALED,
-                                              .open = item->state == CSC_SEGMENT_OPEN,
-                                              .abandoned = item->abandoned,
-                                              .ours = item->ours,
-                                              .live_bytes = item->live_bytes,
-                                              .log_bytes = csc_segment_log_bytes(t, item)};
+            infos[found] =
+                (csc_segment_info){.segment = (uint32_t)i,
+                                   .bytes = item->bytes,
+                                   .index_bytes = item->index_bytes,
+                                   .key_id = item->key_id,
+                                   .sealed = item->state == CSC_SEGMENT_SEALED,
+                                   .open = item->state == CSC_SEGMENT_OPEN,
+                                   .abandoned = item->abandoned,
+                                   .ours = item->ours,
+                                   .live_bytes = item->live_bytes,
+                                   .log_bytes = csc_segment_log_bytes(t, item, item->log_entries),
+                                   .delete_bytes = csc_segment_log_bytes(t, item, item->log_deletes)};
         found++;
     }
     pthread_mutex_unlock(&t->lock);

@@ -81,12 +81,13 @@ typedef struct csc_segment_info {
     uint64_t live_bytes; /* of records that hold a retained place, headers included */
     uint64_t
         log_bytes; /* that its binds and deletes take when packed; 0: many may be of no use by now */
-    uint64_t index_bytes; /* of `bytes`, taken by its index; 0: it has none */
-    uint64_t key_id;      /* its payloads are encrypted with, 0: none */
-    bool sealed;          /* has its index; if not, it may be growing, under this handle or another */
-    bool open;            /* this handle appends to it */
-    bool abandoned;       /* ours, without an index, and nobody had appended to it for a day when it was
-                             opened: may be emptied and removed too */
+    uint64_t delete_bytes; /* of log_bytes, of deletes */
+    uint64_t index_bytes;  /* of `bytes`, taken by its index; 0: it has none */
+    uint64_t key_id;       /* its payloads are encrypted with, 0: none */
+    bool sealed;           /* has its index; if not, it may be growing, under this handle or another */
+    bool open;             /* this handle appends to it */
+    bool abandoned;        /* ours, without an index, and nobody had appended to it for a day when it was
+                              opened: may be emptied and removed too */
     bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
                   Not: found later, so another live handle of the same rank made it */
 } csc_segment_info;

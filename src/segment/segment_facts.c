@@ -35,22 +35,21 @@ void csc_segment_note_bind(csc_segment_tier *t, uint32_t segment, const uint8_t 
     pthread_mutex_unlock(&t->lock);
 }
 
-void csc_segment_note_log(csc_segment_tier *t, uint32_t segment, uint64_t entries)
+void csc_segment_note_log(csc_segment_tier *t, uint32_t segment, bool is_delete)
 {
     pthread_mutex_lock(&t->lock);
-    t->items[segment]->log_entries += entries;
+    t->items[segment]->log_entries++;
+    t->items[segment]->log_deletes += is_delete;
     pthread_mutex_unlock(&t->lock);
 }
 
 /* What its deletes hide lies in segments that were there before it. Once as many as there are now have
  * been removed since, it is time to look again. */
-uint64_t csc_segment_log_bytes(const csc_segment_tier *t, const csc_segment_item *item)
+uint64_t csc_segment_log_bytes(const csc_segment_tier *t, const csc_segment_item *item, uint64_t entries)
 {
     uint64_t there = t->item_count - t->removed_count;
 
-    return t->removed_count - item->removals_then > there
-               ? 0
-               : item->log_entries * sizeof(csc_segfmt_log_entry);
+    return t->removed_count - item->removals_then > there ? 0 : entries * sizeof(csc_segfmt_log_entry);
 }
 
 /* ---- use ------------------------------------------------------------------------------------------ */

@@ -75,6 +75,7 @@ typedef struct csc_segment_item {
     uint64_t scanned;       /* found, not sealed: records before this offset were visited */
     uint64_t live_bytes;    /* of records that hold a retained place */
     uint64_t log_entries;   /* in log records */
+    uint64_t log_deletes;   /* of them */
     uint64_t index_bytes;   /* index and trailer; 0: not sealed */
     uint64_t removals_then; /* how many segments had been removed when it was begun or found */
     csc_segment_binds binds;
@@ -217,10 +218,11 @@ void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item);
 /** Note what was written to a segment of the table, or found there. */
 void csc_segment_note_bind(csc_segment_tier *t, uint32_t segment, const uint8_t key[32],
                            uint64_t sequence);
-void csc_segment_note_log(csc_segment_tier *t, uint32_t segment, uint64_t entries);
-/** Bytes that its binds and deletes take when packed, 0: they may well be of no use any more. Lock held.
- */
-uint64_t csc_segment_log_bytes(const csc_segment_tier *t, const csc_segment_item *item);
+void csc_segment_note_log(csc_segment_tier *t, uint32_t segment, bool is_delete);
+/** Bytes that so many of its binds and deletes take when packed, 0: they may well be of no use any more.
+ * Lock held. */
+uint64_t csc_segment_log_bytes(const csc_segment_tier *t, const csc_segment_item *item,
+                               uint64_t entries);
 void csc_segment_retain(csc_tier *tier, const csc_place *place, const csc_content *content);
 void csc_segment_drop(csc_tier *tier, const csc_place *place, const csc_content *content);
 

@@ -116,10 +116,10 @@ static void note_bind(const csc_segment_loading *l, const uint8_t key[32], uint6
         csc_segment_note_bind(l->t, l->source.segment, key, sequence);
 }
 
-static void note_log(const csc_segment_loading *l, uint64_t entries)
+static void note_log(const csc_segment_loading *l, bool is_delete)
 {
     if (l->item)
-        csc_segment_note_log(l->t, l->source.segment, entries);
+        csc_segment_note_log(l->t, l->source.segment, is_delete);
 }
 
 static void note_index(const csc_segment_loading *l, uint64_t bytes)
@@ -157,6 +157,7 @@ static int visit_logged(const csc_segment_loading *l, const csc_segfmt_index_ent
 {
     csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_INDEX_DELETE};
 
+    note_log(l, entry.is_delete);
     if (!entry.is_delete)
         note_bind(l, from->key, from->sequence);
     to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);
@@ -235,8 +236,6 @@ static int visit_index(const csc_segment_loading *l, const csc_segfmt_index_entr
             continue; /* visited by its header, before there was an index */
         if (!is_logged(sorted[i]))
             rc = visit_indexed(l, &sorted[i], run);
-        else
-            note_log(l, run);
         for (size_t k = i; k < i + run && rc == 0 && is_logged(sorted[i]); k++)
             rc = visit_logged(l, sorted[k]);
     }
@@ -306,11 +305,11 @@ static int visit_log(const csc_segment_loading *l, const csc_segfmt_record *reco
 {
     int rc = 0;
 
-    note_log(l, record->item_count);
     for (uint32_t i = 0; i < record->item_count && rc == 0; i++) {
         const csc_segfmt_log_entry *from = &csc_segfmt_log_entries(record)[i];
         csc_log_entry entry = {.is_delete = from->type == CSC_SEGFMT_LOG_DELETE};
 
+        note_log(l, entry.is_delete);
         if (!entry.is_delete)
             note_bind(l, from->key, from->sequence);
         to_binding(&entry.binding, from->key, from->parent, from->sequence, from->flags);

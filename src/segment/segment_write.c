@@ -457,6 +457,7 @@ static void note_log_entry(csc_segment_tier *t, const csc_segfmt_log_entry *from
     memcpy(entry->parent, from->parent, sizeof entry->parent);
     memcpy(entry->digest, from->digest, sizeof entry->digest);
     entry->sequence = from->sequence;
+    csc_segment_note_log(t, w->index, from->type == CSC_SEGFMT_LOG_DELETE);
     entry->tenant = from->tenant;
     entry->k_bytes = from->k_bytes;
     entry->v_bytes = from->v_bytes;
@@ -512,7 +513,6 @@ int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, 
     } else {
         for (size_t i = 0; i < count; i++)
             note_log_entry(t, &encoded[i], bytes);
-        csc_segment_note_log(t, w->index, count);
         w->position += bytes;
         csc_segment_set_bytes(t, w->position);
         *segment = w->index;

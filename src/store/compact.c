@@ -458,20 +458,31 @@ static int step(cascade_store *store, compactor *c)
     return code;
 }
 
-int csc_compact_segment(cascade_store *store, uint32_t segment)
+int csc_compact_part(cascade_store *store, uint32_t segment, bool *done)
 {
     compactor *c = store->compactor;
-    uint32_t begun = c->segment;
+    /* One that was begun in the background is ended first. */
+    bool is_other = c->segment && c->segment != segment + 1;
+    int code;
+
+    /* Between two parts the background, or a round that needs room, may have ended this one. */
+    *done = !c->segment && (csc_segment_standing(store->file, segment) & CSC_SEGMENT_IS_GONE);
+    if (*done)
+        return 0;
+    code = c->segment ? 0 : begin(store, c, segment);
+    if (code == 0)
+        code = step(store, c);
+    *done = !is_other && c->segment == 0;
+    return code;
+}
+
+int csc_compact_segment(cascade_store *store, uint32_t segment)
+{
+    bool done = false;
     int code = 0;
 
-    /* One that was begun in the background is ended first. */
-    while (c->segment && code == 0)
-        code = step(store, c);
-    if (code || begun == segment + 1)
-        return code;
-    code = begin(store, c, segment);
-    while (c->segment && code == 0)
-        code = step(store, c);
+    while (code == 0 && !done)
+        code = csc_compact_part(store, segment, &done);
     return code;
 }
 

@@ -192,6 +192,44 @@ static void keys_are_no_waste(void **state)
     st_close(&store);
 }
 
+/* Flushes while a gc goes on; counts those that ended before it did. */
+typedef struct flusher {
+    cascade_store *store;
+    uint64_t key, segments; /* that there were to be emptied */
+    unsigned early;
+} flusher;
+
+static int flush_meanwhile(void *context, uint64_t done, uint64_t total)
+{
+    flusher *f = context;
+
+    if (done >= total || f->early)
+        return 0;
+    ST_CHECK(st_put(f->store, ++f->key, 0, BLOCK, 7, CASCADE_PUT_DURABLE) == 0);
+    f->early += st_stats(f->store).compactions < f->segments;
+    return 0;
+}
+
+static void a_flush_does_not_wait_for_a_gc(void **state)
+{
+    cascade_options options = small_segments();
+    cascade_gc_report report;
+    flusher f = {.key = 10 * BLOCKS};
+
+    (void)state;
+    options.segment_bytes = 128 * ST_KIB;
+    options.background_rate_bytes = 1;
+    f.store = st_open_with(options);
+    put_range(f.store, 0, BLOCKS);
+    delete_but(f.store, 2);
+    assert_int_equal(cascade_store_gc(f.store, true, &report, NULL, NULL), 0);
+    f.segments = st_stats(f.store).compactions + report.moved_segments;
+    assert_int_equal(cascade_store_gc(f.store, false, &report, flush_meanwhile, &f), 0);
+    assert_true(report.moved_segments > 50 && f.early > 0);
+    assert_kept(f.store, 2);
+    st_close(&f.store);
+}
+
 static void put_delete_gc_and_die(void *context)
 {
     cascade_store *store = st_open_with(small_segments());
@@ -545,7 +583,6 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(deletes_give_space_back),
         CASE(waste_stays_small),
-        CASE(keys_are_no_waste),
         CASE(deletes_survive_their_segment),
         CASE(what_is_not_a_block_outlives_its_segment),
         CASE(compacted_then_killed),
@@ -554,6 +591,8 @@ int main(void)
         CASE(churn_under_a_budget),
         CASE(blocks_that_nobody_asks_for_go),
         CASE(a_bind_that_hides_another_goes),
+        CASE(keys_are_no_waste),
+        CASE(a_flush_does_not_wait_for_a_gc),
         CASE(put_again_while_it_is_moved),
     };
 

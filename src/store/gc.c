@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-/* A gc by hand: asked for in one thread, done by the writer, which alone may empty segments. */
+/*
+ * A gc by hand: asked for in one thread, done by the writer, which alone may empty segments. It is done
+ * in parts, between rounds: there may be much to move, and puts and flushes do not wait for all of it.
+ */
 #include "base/clock.h"
 #include "base/fail.h"
 #include "store/store_private.h"
@@ -14,6 +17,11 @@ struct csc_gc {
     cascade_gc_report report;
     _Atomic bool stop;
     _Atomic uint64_t total_bytes; /* to be moved */
+    /* the writer's */
+    bool is_begun;
+    csc_segment_info *infos; /* there were at the beginning */
+    size_t count, next;
+    uint64_t bytes_then, moved_then;
     /* under the lock */
     bool is_done;
     int code;
@@ -54,57 +62,57 @@ static int seal_if_worthy(cascade_store *store)
     return is_wanted ? csc_segment_seal(store->file) : 0;
 }
 
-static bool is_stopped(cascade_store *store, struct csc_gc *gc)
+/* What goes fast, and what is to be moved. */
+static int begin(cascade_store *store, struct csc_gc *gc)
 {
-    bool stop;
-
-    pthread_mutex_lock(&store->lock);
-    stop = store->stopping;
-    pthread_mutex_unlock(&store->lock);
-    return stop || atomic_load(&gc->stop);
-}
-
-/* Each segment once: what is begun by moving is not moved again. */
-static int empty_segments(cascade_store *store, struct csc_gc *gc)
-{
-    size_t count;
-    csc_segment_info *infos = csc_segments(store, &count);
-    int code = 0;
-
-    for (size_t i = 0; i < count && code == 0; i++) {
-        if (!csc_compact_is_worthy(store, CSC_COMPACT_SOMEWHAT, &infos[i]))
-            continue;
-        code = is_stopped(store, gc) ? csc_fail(CASCADE_EAGAIN, "stopped before the end")
-                                     : csc_compact_segment(store, infos[i].segment);
-        gc->report.moved_segments += code == 0;
-    }
-    free(infos);
-    return code;
-}
-
-static int work(cascade_store *store, struct csc_gc *gc)
-{
-    uint64_t moved = atomic_load(&store->counters.compacted_bytes);
-    cascade_tier_stats before = {0}, after = {0};
+    cascade_tier_stats stats = {0};
     int code;
 
     csc_file_age(store, false, &gc->report.dropped_blocks, &gc->report.dropped_bytes);
     measure(store, &gc->report);
     atomic_store(&gc->total_bytes, gc->report.moved_bytes);
     gc->report.moved_segments = gc->report.moved_bytes = gc->report.freed_bytes = 0;
-    store->file->ops->stats(store->file, &before);
+    gc->moved_then = atomic_load(&store->counters.compacted_bytes);
+    store->file->ops->stats(store->file, &stats);
+    gc->bytes_then = stats.used_bytes;
     csc_compact_retry(store);
     code = seal_if_worthy(store);
     if (code == 0)
         code = csc_file_room_make(store, 0, 0, 0); /* the budget may have been larger once */
     if (code == 0)
-        code = empty_segments(store, gc);
+        gc->infos = csc_segments(store, &gc->count);
+    /* Deletes that may hide nothing any more: whoever asks wants to know. */
+    for (size_t i = 0; i < gc->count; i++)
+        gc->infos[i].log_bytes -= gc->infos[i].delete_bytes;
+    gc->is_begun = true;
+    return code;
+}
+
+/* Each segment once: what is begun by moving is not moved again. */
+static int move(cascade_store *store, struct csc_gc *gc)
+{
+    const csc_segment_info *info = &gc->infos[gc->next];
+    bool done = true;
+    int code = 0;
+
+    if (csc_compact_is_worthy(store, CSC_COMPACT_SOMEWHAT, info)) {
+        code = csc_compact_part(store, info->segment, &done);
+        gc->report.moved_segments += code == 0 && done;
+    }
+    gc->next += done;
+    return code;
+}
+
+static int finish(cascade_store *store, struct csc_gc *gc, int code)
+{
+    cascade_tier_stats stats = {0};
+
     if (code == 0)
         code = store->file->ops->sync(store->file); /* so that what was removed stays so */
-    store->file->ops->stats(store->file, &after);
-    gc->report.moved_bytes = atomic_load(&store->counters.compacted_bytes) - moved;
-    if (before.used_bytes > after.used_bytes)
-        gc->report.freed_bytes = before.used_bytes - after.used_bytes;
+    store->file->ops->stats(store->file, &stats);
+    gc->report.moved_bytes = atomic_load(&store->counters.compacted_bytes) - gc->moved_then;
+    if (gc->bytes_then > stats.used_bytes)
+        gc->report.freed_bytes = gc->bytes_then - stats.used_bytes;
     return code;
 }
 
@@ -115,6 +123,7 @@ static void end(cascade_store *store, int code, const char *text)
 
     gc->code = code;
     snprintf(gc->text, sizeof gc->text, "%s", text);
+    free(gc->infos);
     gc->is_done = true;
     store->gc = NULL;
     pthread_cond_broadcast(&store->progress);
@@ -130,7 +139,15 @@ void csc_gc_serve(cascade_store *store)
     pthread_mutex_unlock(&store->lock);
     if (!gc)
         return;
-    code = work(store, gc);
+    if (atomic_load(&gc->stop))
+        code = csc_fail(CASCADE_EAGAIN, "stopped before the end");
+    else
+        code = gc->is_begun ? 0 : begin(store, gc);
+    if (code == 0 && gc->next < gc->count)
+        code = move(store, gc);
+    if (code == 0 && gc->next < gc->count)
+        return;
+    code = finish(store, gc, code);
     pthread_mutex_lock(&store->lock);
     end(store, code, csc_fail_text());
     pthread_mutex_unlock(&store->lock);

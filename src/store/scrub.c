@@ -312,6 +312,7 @@ static void end_fix(cascade_store *store, int code)
 void csc_scrub_serve(cascade_store *store)
 {
     struct csc_fix *fix;
+    bool done;
     int code;
 
     pthread_mutex_lock(&store->lock);
@@ -319,7 +320,9 @@ void csc_scrub_serve(cascade_store *store)
     pthread_mutex_unlock(&store->lock);
     if (!fix)
         return;
-    code = csc_compact_segment(store, fix->segment);
+    code = csc_compact_part(store, fix->segment, &done);
+    if (code == 0 && !done)
+        return;
     if (code == 0)
         code = store->file->ops->sync(store->file); /* so that it stays away */
     pthread_mutex_lock(&store->lock);

@@ -486,6 +486,9 @@ bool csc_compact_choose(cascade_store *store, csc_compact_which which, csc_segme
 /** Moves what lives out of a segment and removes it, now. Errors: as of a round; the segment is then
  * still there, and whole. */
 int csc_compact_segment(cascade_store *store, uint32_t segment);
+/** The same, a batch at a time, so that the writer can do a round in between. `*done`: with this one the
+ * segment went. */
+int csc_compact_part(cascade_store *store, uint32_t segment, bool *done);
 /** Segments that could not be emptied are tried again. */
 void csc_compact_retry(cascade_store *store);
 /** Does a small part of what there is to do in the background, at its rate. `*wake_ns`: when there is
@@ -505,7 +508,7 @@ uint32_t csc_spares_max(const cascade_store *store);
 
 /* ---- gc.c ------------------------------------------------------------------------------------- */
 
-/** Does what somebody asked for, if anybody did. The writer thread only, no lock held. */
+/** Does a part of what somebody asked for, if anybody did. The writer thread only, no lock held. */
 void csc_gc_serve(cascade_store *store);
 /** Fails a gc that waits while the store is closed. Lock held. */
 void csc_gc_stop(cascade_store *store);
@@ -514,7 +517,7 @@ void csc_gc_stop(cascade_store *store);
 
 /** Scrubs once per interval. */
 void *csc_scrub_main(void *store);
-/** Empties a segment if a scrub waits for that. The writer thread only, no lock held. */
+/** Empties a part of a segment if a scrub waits for that. The writer thread only, no lock held. */
 void csc_scrub_serve(cascade_store *store);
 /** Fails a scrub that waits while the store is closed. Lock held. */
 void csc_scrub_stop(cascade_store *store);
