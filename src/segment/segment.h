@@ -21,7 +21,7 @@
  *
  * Reading. A damaged record, or one of another content, is CASCADE_ECORRUPT, after it was read twice; a
  * place of another handle or in a removed segment is CASCADE_MISS. stats.quarantined counts the files
- * skipped at open and the reads that were CASCADE_ECORRUPT; stats.used_bytes is of this rank's files.
+ * that were skipped, not records: several may read the same; stats.used_bytes is of this rank's files.
  *
  * All file work goes through base/io.h, which counts it.
  */

@@ -501,8 +501,6 @@ static int conclude(csc_segment_reader *reader, reading *r)
             csc_fail_set_text(text); /* what was found first says more */
         r->status = rc;
     }
-    if (r->status == CASCADE_ECORRUPT)
-        atomic_fetch_add(&reader->t->quarantined, 1);
     r->read->late = r->into_pages && r->first;
     if (r->read->late) {
         r->released = r->read->released;

@@ -247,27 +247,6 @@ static int take_batch(cascade_store *store, compactor *c)
     return c->next == before ? csc_fail(CASCADE_ENOMEM, "no memory to move a block with") : 0;
 }
 
-/* The bytes cannot be had: as everywhere, the block is a miss from here on, unless dram or another rank
- * has it. Lock held. */
-static void quarantine(cascade_store *store, const block *b, int code)
-{
-    static const csc_place nowhere;
-
-    if (!is_still(store, b))
-        return;
-    csc_content_set_file(store, b->number, &nowhere);
-    if (csc_content_has(csc_content_at(store, b->number), CSC_CONTENT_RESIDENT)) {
-        csc_content_write_again(store, b->number);
-        return;
-    }
-    if (csc_copies_use(store, b->number))
-        return;
-    csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
-    if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
-        csc_count(&store->counters.lost, 1);
-    csc_content_lose(store, b->number, code == CASCADE_ECORRUPT);
-}
-
 /* Reads the batch and quarantines what is damaged; `*code`: the first read that may be right another
  * time. */
 static int read_batch(cascade_store *store, compactor *c)
@@ -298,10 +277,12 @@ static int read_batch(cascade_store *store, compactor *c)
     for (uint32_t i = 0; i < c->batch_count; i++) {
         int status = c->reads[i].status;
 
-        if (status == CASCADE_ECORRUPT || status == CASCADE_MISS)
-            quarantine(store, &c->batch[i], status);
-        else if (status && code == 0)
+        if (status == CASCADE_ECORRUPT || status == CASCADE_MISS) {
+            if (is_still(store, &c->batch[i]))
+                (void)csc_copies_quarantine(store, c->batch[i].number, status, true);
+        } else if (status && code == 0) {
             code = csc_fail(status, "a block in the segment that is emptied cannot be read now");
+        }
     }
     pthread_mutex_unlock(&store->lock);
     return code;

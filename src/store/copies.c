@@ -9,7 +9,9 @@
  * Copies that are not chosen are remembered: another rank makes one when it empties a segment, which is
  * seen while the old one is still there, and each record is visited only once. The newest are kept.
  */
+#include "base/fail.h"
 #include "base/grow.h"
+#include "base/log.h"
 #include "store/store_private.h"
 
 #include <stdlib.h>
@@ -161,6 +163,30 @@ bool csc_copies_use(cascade_store *store, uint32_t number)
     csc_content_set_file(store, number, &r->items[best - 1].place);
     take_out(r, best - 1);
     return true;
+}
+
+bool csc_copies_quarantine(cascade_store *store, uint32_t number, int code, bool dram_is_right)
+{
+    static const csc_place nowhere;
+    const csc_content_entry *entry = csc_content_at(store, number);
+    bool ours = csc_segment_standing(store->file, csc_segment_of(&entry->file)) & CSC_SEGMENT_IS_OURS;
+
+    if (code == CASCADE_ECORRUPT)
+        csc_count(&store->counters.quarantined[CASCADE_TIER_FILE], 1);
+    if (csc_content_has(entry, CSC_CONTENT_RESIDENT) && dram_is_right) {
+        csc_content_set_file(store, number, &nowhere);
+        csc_content_write_again(store, number);
+        return true;
+    }
+    if (csc_copies_use(store, number))
+        return true;
+    csc_content_set_file(store, number, &nowhere);
+    if (code == CASCADE_MISS) /* what another rank dropped is no loss of ours */
+        csc_count(ours ? &store->counters.lost : &store->counters.drops[CASCADE_TIER_FILE], 1);
+    if (ours)
+        csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
+    csc_content_lose(store, number, ours && code == CASCADE_ECORRUPT);
+    return false;
 }
 
 void csc_copies_use_all(cascade_store *store)

@@ -174,35 +174,22 @@ static int take_pages(load_job *job)
  */
 
 /* The bytes cannot be had from where they should be: they are read from another copy, or the block is a
- * miss from here on. What another rank dropped is no loss of ours, and what only went writes no delete.
- * If it is not `known` where else it may lie by now, only this read misses. Lock held. */
+ * miss from here on. If it is not `known` where else it may lie by now, only this read misses. Lock
+ * held.
+ */
 static int quarantine(cascade_store *store, load_job *job, int code, bool known)
 {
-    static const csc_place nowhere;
     csc_content_entry *entry = csc_content_at(store, job->number);
     bool ours = csc_segment_standing(store->file, csc_segment_of(&job->place)) & CSC_SEGMENT_IS_OURS;
 
     if (!is_same(entry, job->load->state) ||
         __builtin_memcmp(&entry->file, &job->place, sizeof job->place) != 0)
-        return CASCADE_EAGAIN; /* it moved while it was read */
-    if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
-        /* It came to dram, checked, while this read was under way: that copy is written again. */
-        csc_content_set_file(store, job->number, &nowhere);
-        csc_content_write_again(store, job->number);
-        return CASCADE_EAGAIN;
-    }
+        return CASCADE_EAGAIN;                    /* it moved while it was read */
     csc_segment_reread(store->file, &job->place); /* perhaps it only was not all there yet */
-    if (csc_copies_use(store, job->number))
-        return CASCADE_EAGAIN;
-    if (code == CASCADE_MISS && !ours && !known)
-        return timed_out(store, job->load);
-    if (ours)
-        csc_log(CSC_LOG_WARNING, "a block was lost to the file tier: %s", csc_fail_text());
-    if (code == CASCADE_MISS) /* damage was counted by the tier that found it */
-        csc_count(ours ? &store->counters.lost : &store->counters.drops[CASCADE_TIER_FILE], 1);
-    csc_content_set_file(store, job->number, &nowhere);
-    csc_content_lose(store, job->number, ours && code == CASCADE_ECORRUPT);
-    return CASCADE_MISS;
+    if (code == CASCADE_MISS && !ours && !known && !csc_content_has(entry, CSC_CONTENT_RESIDENT))
+        return csc_copies_use(store, job->number) ? CASCADE_EAGAIN : timed_out(store, job->load);
+    /* Where it is in dram, it came there, checked, while this read was under way. */
+    return csc_copies_quarantine(store, job->number, code, true) ? CASCADE_EAGAIN : CASCADE_MISS;
 }
 
 /* Takes the pages back from the entry, which may be of no block any more. Lock held. */

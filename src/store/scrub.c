@@ -149,10 +149,8 @@ static int check(scrub *s, const scrub_target *target, bool in_file, int *verdic
     }
     EVP_DigestFinal_ex(s->digest, digest, NULL);
     if (code == 0 && *verdict == 0 &&
-        memcmp(digest, target->content.digest, sizeof target->content.digest) != 0) {
-        csc_count(&store->counters.quarantined[in_file ? CASCADE_TIER_FILE : CASCADE_TIER_DRAM], 1);
+        memcmp(digest, target->content.digest, sizeof target->content.digest) != 0)
         *verdict = CASCADE_ECORRUPT;
-    }
     return code;
 }
 
@@ -176,29 +174,23 @@ static bool leave_to_readers(cascade_store *store, uint32_t number)
     return true;
 }
 
-/* Takes damaged copies out of use; the block is gone if none is left. `lost`: the file copy is not
- * damaged but gone, which is no reason for deletes. Lock held. */
-static void quarantine(cascade_store *store, const scrub_target *target, bool dram_bad, bool file_bad,
-                       bool lost)
+/* Takes damaged copies out of use; the block is gone if none is left. `file`: 0, or why that copy cannot
+ * be used. Lock held. */
+static void quarantine(cascade_store *store, const scrub_target *target, bool dram_bad, int file)
 {
-    static const csc_place nowhere;
-    csc_content_entry *entry = csc_content_at(store, target->number);
-    bool resident = csc_content_has(entry, CSC_CONTENT_RESIDENT);
-    /* One in dram that is right is written again instead. */
-    bool another = file_bad && (!resident || dram_bad) && csc_copies_use(store, target->number);
+    const csc_content_entry *entry = csc_content_at(store, target->number);
 
-    if (file_bad && !another) {
-        csc_content_set_file(store, target->number, &nowhere);
-        if (resident && !dram_bad)
-            csc_content_write_again(store, target->number);
-    }
-    if (dram_bad && csc_place_is_set(&entry->file)) {
-        if (store->content_states[target->number].busy || !csc_content_evict(store, target->number))
-            if (!leave_to_readers(store, target->number))
-                csc_log(CSC_LOG_WARNING, "a damaged block in dram stays in use: %s", csc_fail_text());
-    } else if (dram_bad || (file_bad && !resident && !another)) {
-        csc_content_lose(store, target->number, !lost);
-    }
+    if (dram_bad)
+        csc_count(&store->counters.quarantined[CASCADE_TIER_DRAM], 1);
+    if (file && !csc_copies_quarantine(store, target->number, file, !dram_bad))
+        return;
+    if (!dram_bad)
+        return;
+    if (!csc_place_is_set(&entry->file))
+        csc_content_lose(store, target->number, true);
+    else if ((store->content_states[target->number].busy || !csc_content_evict(store, target->number)) &&
+             !leave_to_readers(store, target->number))
+        csc_log(CSC_LOG_WARNING, "a damaged block in dram stays in use: %s", csc_fail_text());
 }
 
 /* Lets go, acts on what was found and counts it. False: its file copy moved meanwhile, look again. Lock
@@ -219,7 +211,7 @@ static bool settle(scrub *s, const scrub_target *target, int dram, int file)
     if (file && moved)
         return false;
     if (dram_bad || file_bad) {
-        quarantine(store, target, dram_bad, file_bad, file == CASCADE_MISS);
+        quarantine(store, target, dram_bad, file_bad ? file : 0);
         csc_log(CSC_LOG_WARNING, "a damaged block was found in %s%s%s: %s", dram_bad ? "dram" : "",
                 dram_bad && file_bad ? " and " : "", file_bad ? "files" : "",
                 (target->in_dram && !dram_bad) || (target->in_file && !file_bad) ||
@@ -229,8 +221,7 @@ static bool settle(scrub *s, const scrub_target *target, int dram, int file)
     }
     s->report.blocks[CASCADE_TIER_DRAM] += target->in_dram && dram == 0;
     s->report.blocks[CASCADE_TIER_FILE] += target->in_file && file == 0;
-    s->report.damaged[CASCADE_TIER_DRAM] += dram_bad;
-    s->report.damaged[CASCADE_TIER_FILE] += file_bad;
+    s->report.damaged[CASCADE_TIER_FILE] += file == CASCADE_MISS; /* damage is counted at the end */
     if (file && !file_bad) {
         s->unreadable++;
         s->unreadable_code = s->unreadable_code ? s->unreadable_code : file;
@@ -409,10 +400,18 @@ static int outcome(scrub *s, int code)
     return 0;
 }
 
+/* What was quarantined since `before`, also by a read or a compaction that came first. */
+static void report_damage(scrub *s, const uint64_t before[CASCADE_TIER_COUNT])
+{
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++)
+        s->report.damaged[tier] += atomic_load(&s->store->counters.quarantined[tier]) - before[tier];
+    s->report.damaged[CASCADE_TIER_FILE] += s->store->files_skipped;
+}
+
 static int run(scrub *s, bool fix)
 {
     cascade_store *store = s->store;
-    uint64_t digested;
+    uint64_t digested, before[CASCADE_TIER_COUNT];
     int code = scrub_init(s);
 
     if (code)
@@ -423,6 +422,8 @@ static int run(scrub *s, bool fix)
     while (store->hash_taken < digested && store->hash_queue.count + store->hashing && !is_ending(s))
         csc_store_wait(store, csc_clock_ns() + SECOND_NS);
     s->total_bytes = store->resident_bytes + store->file_bytes;
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++)
+        before[tier] = atomic_load(&store->counters.quarantined[tier]);
     pthread_mutex_unlock(&store->lock);
     for (uint32_t number = 0; code == 0; number++) {
         bool more;
@@ -437,7 +438,7 @@ static int run(scrub *s, bool fix)
         if (code == 0)
             code = scrub_one(s, number);
     }
-    s->report.damaged[CASCADE_TIER_FILE] += store->files_skipped;
+    report_damage(s, before);
     if (code == 0 && fix)
         code = empty_without_index(s);
     code = outcome(s, code);

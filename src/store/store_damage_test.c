@@ -389,6 +389,40 @@ static void verify_finds_and_quarantines(void **state)
     }
 }
 
+static cascade_store *store_under_verify;
+
+static int get_damaged(void *context, uint64_t done, uint64_t total)
+{
+    (void)done;
+    (void)total;
+    *(int *)context = st_get(store_under_verify, 3, 3, BLOCK, 0);
+    return 0;
+}
+
+/* A damaged block that a reader came upon first, or at the same time, is in the report, and counted
+ * once. */
+static void damage_is_counted_once(void **state)
+{
+    cascade_verify_report report;
+    uint8_t *image;
+    size_t bytes;
+    int code = 0;
+
+    (void)state;
+    make_segment();
+    image = read_file(st_segment_path(0), &bytes);
+    flip(st_segment_path(0), find_payload(image, bytes, 3) + 777);
+    free(image);
+    store_under_verify = st_open();
+    assert_int_equal(cascade_store_verify(store_under_verify, &report, get_damaged, &code),
+                     CASCADE_ECORRUPT);
+    assert_int_equal(code, CASCADE_MISS);
+    assert_int_equal(report.damaged[CASCADE_TIER_FILE], 1);
+    assert_int_equal(st_stats(store_under_verify).tiers[CASCADE_TIER_FILE].quarantined, 1);
+    assert_int_equal(cascade_store_verify(store_under_verify, &report, NULL, NULL), 0);
+    st_close(&store_under_verify);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -398,6 +432,7 @@ int main(void)
         CASE(flips_all_over),          CASE(cut_short),
         CASE(foreign_files),           CASE(a_segment_vanishes),
         CASE(cut_under_an_open_store), CASE(verify_finds_and_quarantines),
+        CASE(damage_is_counted_once),
     };
 
     return cmocka_run_group_tests_name("store damage", tests, NULL, NULL);
