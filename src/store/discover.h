@@ -80,12 +80,12 @@ void csc_copies_check(cascade_store *store, csc_copies *copies);
 void csc_copies_keep(cascade_store *store, uint32_t number, const csc_place *place);
 /** Chooses a remembered copy in the place of the chosen one. False: none is known. */
 bool csc_copies_use(cascade_store *store, uint32_t number);
-/** The chosen copy cannot be used: CASCADE_ECORRUPT, it is damaged, or CASCADE_MISS, it is not there. One
- * in dram is written again if it is right, else a remembered one is chosen; without either the block is
- * lost, and is a miss from here on. Counts. True: the block is still to be had. */
+/** The chosen copy cannot be used: CASCADE_ECORRUPT, it is damaged, or CASCADE_MISS, it is not there.
+ * One in dram is written again if it is right, else a remembered one is chosen; without either the block
+ * is lost, and is a miss from here on. Counts. True: the block is still to be had. */
 bool csc_copies_quarantine(cascade_store *store, uint32_t number, int code, bool dram_is_right);
-/** Chooses remembered ones for all contents whose chosen copy is in a segment that is gone. Lets go of the lock in
- * between. */
+/** Chooses remembered ones for all contents whose chosen copy is in a segment that is gone. Lets go of
+ * the lock in between. */
 void csc_copies_use_all(cascade_store *store);
 void csc_copies_destroy(cascade_store *store);
 
