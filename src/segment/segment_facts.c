@@ -134,6 +134,16 @@ uint64_t csc_segment_bytes_after(csc_tier *tier, uint64_t record_bytes, size_t r
     return stats.used_bytes + (more > at_hand ? more - at_hand : 0);
 }
 
+uint64_t csc_segment_used_bytes(csc_tier *tier)
+{
+    const csc_segment_writer *w = &csc_segment_tier_of(tier)->writer;
+    cascade_tier_stats stats = {0};
+
+    tier->ops->stats(tier, &stats);
+    return stats.used_bytes - csc_segment_spare_bytes(tier) +
+           (w->item ? csc_segfmt_footer_bytes(w->entry_count) : 0);
+}
+
 /* ---- deletes -------------------------------------------------------------------------------------- */
 
 static int compare_hashes(const void *a, const void *b)

@@ -16,7 +16,8 @@
 #define DROP_STEP    256u /* blocks dropped in one go under the lock */
 #define BUDGET_PARTS 16u
 #define LIVE_PARTS   13u
-#define HURRY_PARTS  14u
+#define HURRY_PARTS  12u
+#define STEPS_A_PART 4u
 #define FAILURES_MAX 3u  /* segments that cannot be emptied, before no more are tried */
 #define SPARE_PARTS  32u /* a segment of at most this part of the budget leaves room for a spare */
 #define RECORD_BYTES UINT64_C(8192) /* the least that a record takes */
@@ -132,15 +133,6 @@ static void drop_segment(cascade_store *store, uint32_t segment)
     pthread_mutex_unlock(&store->lock);
 }
 
-/* Bytes in use, but for files that wait to be used again. */
-static uint64_t used_bytes(cascade_store *store)
-{
-    cascade_tier_stats stats = {0};
-
-    store->file->ops->stats(store->file, &stats);
-    return stats.used_bytes - csc_segment_spare_bytes(store->file);
-}
-
 /* Whether what lives in a segment can be copied within the budget. */
 static bool can_be_moved(cascade_store *store, const csc_segment_info *info)
 {
@@ -153,13 +145,13 @@ static bool can_be_moved(cascade_store *store, const csc_segment_info *info)
 /* Empties a segment; `*gained` tells how many bytes that gave back. */
 static int empty(cascade_store *store, const csc_segment_info *info, uint64_t *gained)
 {
-    uint64_t before = used_bytes(store), after;
+    uint64_t before = csc_segment_used_bytes(store->file), after;
     int code;
 
     if (!can_be_moved(store, info))
         drop_segment(store, info->segment);
     code = csc_compact_segment(store, info->segment);
-    after = used_bytes(store);
+    after = csc_segment_used_bytes(store->file);
     *gained = before > after ? before - after : 0;
     return code;
 }
@@ -177,17 +169,21 @@ static bool hurry(cascade_store *store)
 int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries)
 {
     uint64_t budget = store->config.settings.file_budget_bytes, part = budget / BUDGET_PARTS;
+    uint64_t step = part / STEPS_A_PART;
     uint64_t target = part * LIVE_PARTS;               /* for what lives, with what is to be written */
     uint64_t hurries = csc_segment_count(store->file); /* each once is enough */
     unsigned failures = 0;
-    bool sealed = false, exhausted = false;
+    uint64_t sealed_at = UINT64_MAX; /* bytes in use then */
+    uint64_t slack = 0;
+    bool exhausted = false;
 
     if (budget == 0)
         return 0;
     /* Every turn drops a block, or hurries, or empties a segment and gains by it, or lowers the target,
-     * or seals. A segment that cannot be emptied is not chosen again for a while. */
+     * or seals because there was a gain. A segment that cannot be emptied is not chosen again for a
+     * while. */
     for (;;) {
-        uint64_t after = csc_segment_bytes_after(store->file, bytes, records, entries), gained;
+        uint64_t after = csc_segment_bytes_after(store->file, bytes, records, entries), used, gained;
         uint64_t live = csc_segment_live_bytes(store->file);
         csc_segment_info info = {0};
         bool any;
@@ -203,10 +199,13 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
             continue;
         }
         any = csc_compact_choose(store, CSC_COMPACT_WHOLE, &info);
-        if (after <= budget && (!any || budget - after >= info.live_bytes))
+        if (after + slack <= budget && (!any || budget - after >= info.live_bytes))
             return 0;
-        if (!any && !sealed) {
-            sealed = true;
+        slack = step; /* so that small rounds do not empty a segment each */
+        /* What is left is in the open segment; again only if it has become less. */
+        used = csc_segment_used_bytes(store->file);
+        if (!any && sealed_at > used && sealed_at - used >= part) {
+            sealed_at = used;
             code = csc_segment_seal(store->file);
             if (code)
                 return code;
@@ -229,8 +228,11 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
             continue; /* with another: one that cannot be read must not keep all else from the disk */
         /* All is dropped, and the segment with the most dead bytes gives none back. */
         exhausted = target == 0 && gained == 0;
-        if (gained < info.bytes / BUDGET_PARTS)
-            target -= target < part ? target : part; /* more has to be dropped */
+        if (gained < info.bytes / BUDGET_PARTS) {
+            target = target < live ? target : live; /* more has to be dropped */
+            target -= target < step ? target : step;
+            hurries = csc_segment_count(store->file);
+        }
     }
 }
 

@@ -32,7 +32,8 @@ struct csc_write_round {
     uint32_t generations[ROUND_BLOCKS];
     uint32_t first_binding[ROUND_BLOCKS + 1]; /* into bindings and keys */
     uint32_t write_count;
-    uint64_t bytes;
+    uint64_t record_bytes; /* of the blocks, as they will lie in a segment */
+    size_t entry_count;    /* of them in its index */
     csc_binding *bindings;
     uint32_t *keys; /* the key of each binding */
     size_t binding_room, key_room;
@@ -85,7 +86,10 @@ static bool add_content(cascade_store *store, write_round *round, uint32_t numbe
     round->contents[i] = number;
     round->generations[i] = csc_content_generation(entry);
     round->first_binding[i + 1] = at + count;
-    round->bytes += csc_content_bytes(entry);
+    round->record_bytes += csc_segfmt_block_header_bytes(count, csc_content_bytes(entry),
+                                                         csc_keyring_first(store->keyring)) +
+                           csc_segfmt_round(csc_content_bytes(entry));
+    round->entry_count += count ? count : 1;
     round->write_count++;
     *piece_count += runs;
     store->content_states[number].busy++;
@@ -102,7 +106,9 @@ static bool is_full(const cascade_store *store, const write_round *round)
         limit = budget / 32;
     if (store->write_queue.head)
         next = csc_content_bytes(&store->index.contents[store->write_queue.head - 1]);
-    return round->write_count == ROUND_BLOCKS || (round->write_count && round->bytes + next > limit);
+    return round->write_count == ROUND_BLOCKS ||
+           (round->write_count &&
+            round->record_bytes + csc_segfmt_footer_bytes(round->entry_count) + next > limit);
 }
 
 static void take_contents(cascade_store *store, write_round *round)
@@ -110,7 +116,8 @@ static void take_contents(cascade_store *store, write_round *round)
     size_t piece_count = 0;
 
     round->write_count = 0;
-    round->bytes = 0;
+    round->record_bytes = 0;
+    round->entry_count = 0;
     round->first_binding[0] = 0;
     while (!is_full(store, round)) {
         uint32_t number = csc_work_pop(store, &store->write_queue);
@@ -255,19 +262,11 @@ static void settle_content(cascade_store *store, write_round *round, uint32_t i,
 /* For what the round writes, to the byte; a segment that begins with it may take a page or two less. */
 static int make_room(cascade_store *store, const write_round *round)
 {
-    uint64_t bytes = round->log_count ? csc_segfmt_log_header_bytes(round->log_count) : 0;
-    uint64_t key_id = csc_keyring_first(store->keyring);
-    size_t entries = round->log_count;
+    uint64_t log_bytes = round->log_count ? csc_segfmt_log_header_bytes(round->log_count) : 0;
 
-    for (uint32_t i = 0; i < round->write_count; i++) {
-        const csc_tier_write *write = &round->writes[i];
-        uint64_t payload_bytes = write->content.k_bytes + write->content.v_bytes;
-
-        bytes += csc_segfmt_block_header_bytes(write->binding_count, payload_bytes, key_id) +
-                 csc_segfmt_round(payload_bytes);
-        entries += write->binding_count ? write->binding_count : 1;
-    }
-    return csc_file_room_make(store, bytes, round->write_count + (round->log_count > 0), entries);
+    return csc_file_room_make(store, round->record_bytes + log_bytes,
+                              round->write_count + (round->log_count > 0),
+                              round->entry_count + round->log_count);
 }
 
 static int run_round(cascade_store *store, write_round *round)
@@ -276,14 +275,14 @@ static int run_round(cascade_store *store, write_round *round)
     bool log_written = false, synced;
     int code = 0, sync_code;
 
-    if (round->write_count) {
-        code = make_room(store, round);
-        if (code == 0)
-            code = store->file->ops->write(store->file, round->writes, round->write_count);
-        else
-            for (uint32_t i = 0; i < round->write_count; i++)
-                round->writes[i].status = code;
-    }
+    code = make_room(store, round);
+    if (round->write_count == 0)
+        code = 0; /* deletes are how room comes back, so they are written without it too */
+    else if (code == 0)
+        code = store->file->ops->write(store->file, round->writes, round->write_count);
+    else
+        for (uint32_t i = 0; i < round->write_count; i++)
+            round->writes[i].status = code;
     if (round->log_count) {
         int log_code = csc_segment_log(store->file, round->log, round->log_count, &log_segment);
 
