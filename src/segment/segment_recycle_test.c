@@ -93,6 +93,24 @@ static void only_the_new_records_are_found(void **state)
     }
 }
 
+/* A write that fails cuts the file, so what it takes from then on is what there is; else a file budget
+ * would take it to be full. */
+static void a_failed_write_gives_the_rest_back(void **state)
+{
+    csc_tier *tier = open_keeping(1);
+    csc_place place;
+
+    (void)state;
+    assert_int_equal(csc_segment_remove(tier, write_old(tier)), 0);
+    assert_int_equal(testing_write(tier, 100, BYTES, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .only_growth = true};
+    assert_int_equal(testing_write(tier, 101, BYTES, 0, 1, &place), CASCADE_ENOSPC);
+    testing_fault = (testing_faults){0};
+    assert_true(file_bytes(1) < 2 * (uint64_t)BYTES);
+    assert_int_equal(testing_stats(tier).used_bytes, file_bytes(1));
+    tier->ops->close(&tier);
+}
+
 /* Shorter and longer than the earlier use: a sealed segment ends where its index does. */
 static void sealed_ones_end_at_their_index(void **state)
 {
@@ -446,6 +464,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(only_the_new_records_are_found),
+        CASE(a_failed_write_gives_the_rest_back),
         CASE(sealed_ones_end_at_their_index),
         CASE(as_many_as_allowed_are_kept),
         CASE(readers_of_the_old_segment_miss),

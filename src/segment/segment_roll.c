@@ -386,6 +386,7 @@ void csc_segment_recover(csc_segment_tier *t, int code)
     if (csc_io_truncate(t->io, w->fd, w->position) == 0) {
         w->reserved_bytes = w->position;
         w->recycled_bytes = 0;
+        csc_segment_set_bytes(t, w->position);
         w->dirty = true;
         if (code == CASCADE_ENOSPC || code == CASCADE_ENOMEM)
             return;
