@@ -170,7 +170,7 @@ static bool may_hold(csc_segment_binds *binds, uint32_t hash)
 static bool may_hide(csc_segment_tier *t, uint32_t except, const csc_binding *hider, bool of_all_ranks)
 {
     uint32_t hash = hash_of(hider->key.bytes);
-    bool yes = false;
+    bool yes = t->writer.names_unsure;
 
     pthread_mutex_lock(&t->lock);
     for (size_t i = 0; i < t->item_count && !yes; i++)

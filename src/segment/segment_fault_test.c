@@ -424,6 +424,34 @@ static void a_failed_bind_may_be_there(void **state)
     tier->ops->close(&tier);
 }
 
+/* A segment whose removal may come undone holds a bind that a delete must still hide, whatever a later
+ * sync of the directory says. */
+static void a_removal_that_was_not_synced_may_come_undone(void **state)
+{
+    csc_log_entry entry = {.is_delete = true, .binding = testing_binding(1, 0)};
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+    uint32_t segment;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    entry.binding.sequence++;
+    assert_int_equal(csc_segment_log(tier, &entry, 1, &segment), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    assert_true(csc_segment_may_hide(tier, segment, &entry.binding));
+    assert_true(csc_segment_bind_may_hide(tier, segment, &entry.binding));
+    assert_int_equal(csc_segment_remove(tier, csc_segment_of(&place)), 0);
+    assert_false(csc_segment_may_hide(tier, segment, &entry.binding));
+    testing_fault = (testing_faults){.at = 1, .err = EIO, .only_sync = true};
+    assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    testing_fault = (testing_faults){.at = INT_MAX};
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_true(csc_segment_may_hide(tier, segment, &entry.binding));
+    assert_true(csc_segment_bind_may_hide(tier, segment, &entry.binding));
+    tier->ops->close(&tier);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -440,6 +468,8 @@ int main(void)
         cmocka_unit_test(no_room_for_a_segment),
         cmocka_unit_test(failed_writes_leave_nothing),
         cmocka_unit_test_setup_teardown(a_failed_bind_may_be_there, testing_setup, testing_teardown),
+        cmocka_unit_test_setup_teardown(a_removal_that_was_not_synced_may_come_undone, testing_setup,
+                                        testing_teardown),
     };
 
     setenv("CASCADE_LOG", "none", 0); /* the errors are meant */

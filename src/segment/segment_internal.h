@@ -138,9 +138,10 @@ typedef struct csc_segment_writer {
     size_t entry_count, entry_room;  /* */
     bool dirty;                      /* records written since the last sync of `fd` */
     bool directory_dirty;            /* names made or removed since the directory was synced */
-    uint64_t prepared_ns;            /* when room for the latest record was made, since 1970 */
-    bool lost;                       /* a sync failed; the next csc_segment sync tells */
-    uint32_t next_number;            /* above all seen */
+    bool names_unsure;    /* the directory was once not synced: what was removed may come back */
+    uint64_t prepared_ns; /* when room for the latest record was made, since 1970 */
+    bool lost;            /* a sync failed; the next csc_segment sync tells */
+    uint32_t next_number; /* above all seen */
     bool stripe_tried;
     uint8_t id[16];         /* of this handle, random */
     uint8_t *page;          /* for first pages; made with the first segment */

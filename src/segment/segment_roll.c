@@ -115,7 +115,7 @@ int csc_segment_sync(csc_tier *tier)
     /* The name of a new file must be as durable as its bytes, and a removal must not come undone. */
     if (w->directory_dirty) {
         if (csc_io_sync_directory(t->io, t->directory)) {
-            w->lost = true;
+            w->lost = w->names_unsure = true;
             rc = CASCADE_EIO;
             if (w->item)
                 abandon(t);
