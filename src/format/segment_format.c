@@ -17,6 +17,9 @@
 #define TRAILER_MAGIC UINT64_C(0x4c49415254435343)
 #define SPARE_MAGIC   UINT64_C(0x4552415053435343)
 
+/* What an index entry stands for takes at least that many bytes of the records. */
+#define ENTRY_BYTES_MIN sizeof(csc_segfmt_binding)
+
 #define AT(type, field, place)                                                                          \
     _Static_assert(offsetof(csc_segfmt_##type, field) == (place), #type "." #field)
 #define SIZE(type, bytes) _Static_assert(sizeof(csc_segfmt_##type) == (bytes), #type)
@@ -353,7 +356,8 @@ int csc_segfmt_trailer_check(const csc_segfmt_trailer *trailer, uint64_t generat
         trailer->index_count > file_bytes / sizeof(csc_segfmt_index_entry) ||
         trailer->index_offset < CSC_SEGFMT_PAGE_BYTES || trailer->index_offset > file_bytes ||
         trailer->index_offset % CSC_SEGFMT_PAGE_BYTES != 0 ||
-        csc_segfmt_footer_bytes(trailer->index_count) != file_bytes - trailer->index_offset)
+        csc_segfmt_footer_bytes(trailer->index_count) != file_bytes - trailer->index_offset ||
+        trailer->index_count > (trailer->index_offset - CSC_SEGFMT_PAGE_BYTES) / ENTRY_BYTES_MIN)
         return csc_fail(CASCADE_ECORRUPT, "segment trailer contradicts the file");
     return 0;
 }
@@ -388,17 +392,23 @@ static bool index_entry_fits(const csc_segfmt_index_entry *entry, uint64_t end)
     }
 }
 
-int csc_segfmt_index_check(const csc_segfmt_trailer *trailer, const csc_segfmt_index_entry *entries)
+int csc_segfmt_index_check_part(const csc_segfmt_trailer *trailer, const csc_segfmt_index_entry *entries,
+                                uint64_t from, uint64_t to)
 {
-    if (trailer->index_checksum != index_checksum(trailer, entries))
-        return csc_fail(CASCADE_ECORRUPT, "segment index fails its checksum");
-    for (uint64_t i = 0; i < trailer->index_count; i++) {
+    for (uint64_t i = from; i < to; i++) {
         if (!index_entry_fits(&entries[i], trailer->index_offset))
             return csc_fail(CASCADE_ECORRUPT, "segment index entry %" PRIu64 " is impossible", i);
         if (i > 0 && csc_segfmt_index_compare(&entries[i - 1], &entries[i]) > 0)
             return csc_fail(CASCADE_ECORRUPT, "segment index is out of order at %" PRIu64, i);
     }
     return 0;
+}
+
+int csc_segfmt_index_check(const csc_segfmt_trailer *trailer, const csc_segfmt_index_entry *entries)
+{
+    if (trailer->index_checksum != index_checksum(trailer, entries))
+        return csc_fail(CASCADE_ECORRUPT, "segment index fails its checksum");
+    return csc_segfmt_index_check_part(trailer, entries, 0, trailer->index_count);
 }
 
 /* ---- chunk sums ----------------------------------------------------------------------------------- */

@@ -202,6 +202,10 @@ int csc_segfmt_trailer_check(const csc_segfmt_trailer *trailer, uint64_t generat
                              uint64_t file_bytes);
 /** With a checked trailer: checksum, order and every entry. Returns 0 or CASCADE_ECORRUPT. */
 int csc_segfmt_index_check(const csc_segfmt_trailer *trailer, const csc_segfmt_index_entry *entries);
+/** The same of entries[from, to) without the checksum, while the rest is not there yet; those before
+ * `from` were checked. */
+int csc_segfmt_index_check_part(const csc_segfmt_trailer *trailer, const csc_segfmt_index_entry *entries,
+                                uint64_t from, uint64_t to);
 
 /* ---- chunk sums --------------------------------------------------------------------------------- */
 

@@ -317,6 +317,14 @@ static void index_entries_are_checked(void **state)
         assert_int_equal(csc_segfmt_trailer_check(&trailer, 5, file_bytes), CASCADE_ECORRUPT);
         trailer.index_count = 2;
     }
+    /* Of two pages that can be just full of entries, one page of records has not room for all. */
+    trailer.index_offset = 2 * PAGE;
+    for (uint64_t count = 51; count <= 52; count++) {
+        trailer.index_count = count;
+        trailer.checksum = XXH3_64bits_withSeed((char *)&trailer + 16, PAGE - 16, 5);
+        assert_int_equal(csc_segfmt_trailer_check(&trailer, 5, 5 * PAGE),
+                         count == 51 ? 0 : CASCADE_ECORRUPT);
+    }
     memset(&trailer, 0, sizeof trailer);
     assert_int_equal(csc_segfmt_trailer_check(&trailer, 5, file_bytes), CASCADE_EFORMAT);
 }

@@ -250,6 +250,44 @@ static void absurd_lengths_are_refused(void **state)
     }
 }
 
+/* A file of 1 TiB, nearly all of it a hole, whose last page is a trailer with good sums: what it says of
+ * its index is believed only as far as there is one. The records before the hole are found. */
+static void forge_trailer(uint64_t index_offset)
+{
+    const uint64_t bytes = UINT64_C(1) << 40;
+    csc_segfmt_trailer *trailer = (void *)(image + image_bytes - PAGE);
+    int fd = open(image_path, O_RDWR);
+
+    trailer->index_offset = index_offset;
+    trailer->index_count = (bytes - PAGE - index_offset) / sizeof(csc_segfmt_index_entry);
+    trailer->checksum = csc_checksum(
+        &trailer->generation, PAGE - offsetof(csc_segfmt_trailer, generation), trailer->generation);
+    assert_true(fd >= 0);
+    assert_int_equal(ftruncate(fd, (off_t)record_at[RECORDS]), 0);
+    if (pwrite(fd, trailer, PAGE, (off_t)(bytes - PAGE)) != (ssize_t)PAGE)
+        skip(); /* a file system without such files */
+    close(fd);
+}
+
+static void an_index_in_a_hole_is_not_read(void **state)
+{
+    static const uint64_t offsets[] = {PAGE, UINT64_C(1) << 32, UINT64_C(1) << 39};
+
+    (void)state;
+    make_image(true);
+    for (size_t i = 0; i < sizeof offsets / sizeof offsets[0]; i++) {
+        csc_tier *tier = NULL;
+
+        forge_trailer(offsets[i]);
+        assert_int_equal(check_open(RECORDS, UINT64_MAX), BLOCKS);
+        assert_int_equal(testing_open(buffered, &tier), 0);
+        assert_int_equal(testing_seen.sealed_count, 0);
+        assert_true(testing_stats(tier).read_bytes < 8 << 20);
+        tier->ops->close(&tier);
+    }
+    assert_int_equal(unlink(image_path), 0);
+}
+
 static void odd_files_are_skipped(void **state)
 {
     csc_tier *tier = NULL;
@@ -345,6 +383,7 @@ int main(void)
         CASE(flipped_payload_is_never_returned),
         CASE(copied_records_are_not_believed),
         CASE(absurd_lengths_are_refused),
+        CASE(an_index_in_a_hole_is_not_read),
         CASE(odd_files_are_skipped),
         CASE(directories_that_cannot_be_read),
         CASE(shrinking_file),

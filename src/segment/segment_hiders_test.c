@@ -4,10 +4,12 @@
 #include "segment/segment_testing.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -111,6 +113,39 @@ static void from_an_index(void **state)
     check(NULL, true);
 }
 
+static int spoil_the_first(void)
+{
+    static const uint8_t nothing[4096];
+    int fd = open(testing_path(0, 0), O_WRONLY);
+    ssize_t written = pwrite(fd, nothing, sizeof nothing, sizeof nothing);
+
+    return close(fd) || written != sizeof nothing;
+}
+
+/* Of several MiB, so it is read in parts; and not passed over for the records, which are not there. */
+static void from_a_large_index(void **state)
+{
+    enum { RECORD = 16000, RECORDS = 3 };
+    csc_log_entry *entries = calloc(RECORD, sizeof *entries);
+    csc_tier *tier = open_with(NULL);
+    hiders seen = {0};
+    uint32_t segment;
+
+    (void)state;
+    for (uint64_t i = 0; i < RECORDS; i++) {
+        for (uint64_t k = 0; k < RECORD; k++)
+            entries[k] =
+                (csc_log_entry){.is_delete = true, .binding = testing_binding(i * RECORD + k, 0)};
+        assert_int_equal(csc_segment_log(tier, entries, RECORD, &segment), 0);
+    }
+    assert_int_equal(csc_segment_seal(tier), 0);
+    assert_int_equal(spoil_the_first(), 0);
+    assert_int_equal(csc_segment_hiders(tier, segment, count_any, &seen), 0);
+    assert_int_equal(seen.deletes, RECORDS * RECORD);
+    free(entries);
+    tier->ops->close(&tier);
+}
+
 static void from_records(void **state)
 {
     (void)state;
@@ -160,6 +195,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(from_an_index),
+        CASE(from_a_large_index),
         CASE(from_records),
         CASE(from_an_index_of_an_encrypted_one),
         CASE(from_records_of_an_encrypted_one),

@@ -49,35 +49,54 @@ void csc_segment_loading_next(csc_segment_loading *l)
     l->file = NULL;
 }
 
+/* Makes the window as large as that; its first `kept` bytes stay. */
+static int widen(csc_segment_loading *l, uint64_t bytes, uint64_t kept)
+{
+    uint8_t *window;
+
+    if (bytes <= l->window_room)
+        return 0;
+    window = csc_segment_alloc(bytes);
+    if (!window)
+        return CASCADE_ENOMEM;
+    memcpy(window, l->window, kept);
+    free(l->window);
+    l->window = window;
+    l->window_room = bytes;
+    return 0;
+}
+
+/* Reads into the window, `to` bytes behind its beginning. */
+static int read_into(csc_segment_loading *l, uint64_t at, uint64_t to, uint64_t bytes)
+{
+    struct iovec vector = {l->window + to, bytes};
+    int rc = csc_io_read(l->t->io, l->file->fd, &vector, 1, at);
+
+    if (rc == 0)
+        atomic_fetch_add(&l->t->read_bytes, bytes);
+    return rc;
+}
+
 /* Bytes of the file, whole pages within `size`; they stay until the next call. `ahead`: read more than
  * was asked for, there is more to come. A direct read that is refused is done again on a buffered
  * descriptor. */
 static int fetch(csc_segment_loading *l, uint64_t at, uint64_t bytes, bool ahead, const void **data)
 {
-    struct iovec vector;
     int rc;
 
     if (at >= l->window_from && at + bytes <= l->window_to) {
         *data = l->window + (at - l->window_from);
         return 0;
     }
-    if (bytes > l->window_room) {
-        uint8_t *window = csc_segment_alloc(bytes);
-
-        if (!window)
-            return CASCADE_ENOMEM;
-        free(l->window);
-        l->window = window;
-        l->window_room = bytes;
-    }
-    if (ahead && bytes < WINDOW_BYTES)
-        bytes = l->size - at < WINDOW_BYTES ? l->size - at : WINDOW_BYTES;
-    vector = (struct iovec){l->window, bytes};
     l->window_from = l->window_to = 0;
-    rc = csc_io_read(l->t->io, l->file->fd, &vector, 1, at);
+    rc = widen(l, bytes, 0);
     if (rc)
         return rc;
-    atomic_fetch_add(&l->t->read_bytes, bytes);
+    if (ahead && bytes < WINDOW_BYTES)
+        bytes = l->size - at < WINDOW_BYTES ? l->size - at : WINDOW_BYTES;
+    rc = read_into(l, at, 0, bytes);
+    if (rc)
+        return rc;
     l->window_from = at;
     l->window_to = at + bytes;
     *data = l->window;
@@ -243,6 +262,34 @@ static int visit_index(const csc_segment_loading *l, const csc_segfmt_index_entr
     return rc;
 }
 
+/* The whole index, checked. It is read in parts that grow, and each is looked at before memory is taken
+ * for the next: a trailer may say anything about a file that is mostly a hole. */
+static int fetch_index(csc_segment_loading *l, const csc_segfmt_trailer *trailer, const void **data)
+{
+    uint64_t bytes = l->size - PAGE - trailer->index_offset, done = 0, checked = 0;
+    int rc = 0;
+
+    l->window_from = l->window_to = 0;
+    while (rc == 0 && done < bytes) {
+        uint64_t end = done ? 2 * done : WINDOW_BYTES;
+
+        if (end > bytes)
+            end = bytes;
+        rc = widen(l, end, done);
+        if (rc == 0)
+            rc = read_into(l, trailer->index_offset + done, done, end - done);
+        done = end;
+        if (rc == 0 && done < bytes) {
+            uint64_t whole = done / sizeof(csc_segfmt_index_entry);
+
+            rc = csc_segfmt_index_check_part(trailer, (const void *)l->window, checked, whole);
+            checked = whole;
+        }
+    }
+    *data = l->window;
+    return rc ? rc : csc_segfmt_index_check(trailer, *data);
+}
+
 /* Reads a segment by its index. `*sound` tells whether there was a good one; if not, nothing was
  * reported. */
 int csc_segment_load_index(csc_segment_loading *l, bool *sound)
@@ -260,9 +307,7 @@ int csc_segment_load_index(csc_segment_loading *l, bool *sound)
         rc = csc_segfmt_trailer_check(&trailer, l->generation, l->size);
     }
     if (rc == 0)
-        rc = fetch(l, trailer.index_offset, l->size - PAGE - trailer.index_offset, false, &data);
-    if (rc == 0)
-        rc = csc_segfmt_index_check(&trailer, data);
+        rc = fetch_index(l, &trailer, &data);
     if (rc == CASCADE_ENOMEM || (rc == CASCADE_EIO && l->all_or_nothing))
         return rc;
     if ((rc == CASCADE_ECORRUPT || rc == CASCADE_EIO) && !l->live)
