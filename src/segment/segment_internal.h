@@ -89,9 +89,11 @@ typedef struct csc_segment_item {
 typedef struct csc_segment_skipped {
     uint32_t rank;
     uint32_t number;
-    uint32_t looks_left; /* that a refresh takes at it */
-    bool there;          /* while a refresh goes on: it is still in the directory */
-    bool unread;         /* it may be a segment that others can read */
+    uint32_t looks_left; /* that a refresh takes at it, while it stays that file */
+    uint64_t inode, bytes;
+    struct timespec changed;
+    bool there;  /* while a refresh goes on: it is still in the directory */
+    bool unread; /* it may be a segment that others can read */
 } csc_segment_skipped;
 
 /* A file that waits to become a segment again. */

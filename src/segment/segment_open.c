@@ -122,17 +122,51 @@ static int load_records(csc_segment_loading *l)
 /* A file that is no segment is told of once, and looked at so often again. */
 #define SKIPPED_LOOKS 3u
 
+/* Notes which file it is now; true: it is another one, or has changed. */
+static bool identify(csc_segment_tier *t, csc_segment_skipped *skipped)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+    csc_segment_skipped then = *skipped;
+    struct stat info;
+
+    csc_segment_path(t, skipped->rank, skipped->number, path);
+    if (csc_io_stat(t->io, path, &info) != 0)
+        return false; /* it went, as the next listing will show */
+    skipped->inode = info.st_ino;
+    skipped->bytes = (uint64_t)info.st_size;
+    skipped->changed = info.st_ctim;
+    return then.inode != skipped->inode || then.bytes != skipped->bytes ||
+           then.changed.tv_sec != skipped->changed.tv_sec ||
+           then.changed.tv_nsec != skipped->changed.tv_nsec;
+}
+
+static csc_segment_skipped *find_skipped(csc_segment_tier *t, const csc_segment_name *named)
+{
+    for (size_t i = 0; i < t->skipped_count; i++)
+        if (t->skipped[i].rank == named->rank && t->skipped[i].number == named->number)
+            return &t->skipped[i];
+    return NULL;
+}
+
+bool csc_segment_is_skipped(csc_segment_tier *t, const csc_segment_name *named)
+{
+    csc_segment_skipped *known = find_skipped(t, named);
+
+    if (!known)
+        return false;
+    known->there = true;
+    if (known->looks_left == 0 && identify(t, known))
+        known->looks_left = SKIPPED_LOOKS;
+    return known->looks_left == 0;
+}
+
 /* Notes a file that is not read; true: it is to be told of. What only others can read may hold binds
  * that a delete here hides; what is damaged holds nothing for anybody. */
 static bool skip(csc_segment_tier *t, const csc_segment_name *named, uint32_t looks, bool unread)
 {
-    csc_segment_skipped *grown;
+    csc_segment_skipped *known = find_skipped(t, named), *grown;
 
-    for (size_t i = 0; i < t->skipped_count; i++) {
-        csc_segment_skipped *known = &t->skipped[i];
-
-        if (known->rank != named->rank || known->number != named->number)
-            continue;
+    if (known) {
         known->looks_left -= known->looks_left > 0;
         known->unread = unread;
         return false;
@@ -140,11 +174,13 @@ static bool skip(csc_segment_tier *t, const csc_segment_name *named, uint32_t lo
     grown = realloc(t->skipped, (t->skipped_count + 1) * sizeof *grown);
     if (grown) {
         t->skipped = grown;
-        grown[t->skipped_count++] = (csc_segment_skipped){.rank = named->rank,
-                                                          .number = named->number,
-                                                          .looks_left = looks,
-                                                          .there = true,
-                                                          .unread = unread};
+        known = &grown[t->skipped_count++];
+        *known = (csc_segment_skipped){.rank = named->rank,
+                                       .number = named->number,
+                                       .looks_left = looks,
+                                       .there = true,
+                                       .unread = unread};
+        identify(t, known);
     }
     return true;
 }

@@ -227,18 +227,13 @@ static bool is_unsealed(csc_segment_tier *t, const csc_segment_item *item)
  * handle, or is known to be no segment. */
 static bool is_left_alone(csc_segment_tier *t, const csc_segment_name *name)
 {
-    bool alone = false;
+    bool is_spare = false;
 
     pthread_mutex_lock(&t->lock);
     for (uint32_t i = 0; i < t->spare_count && name->rank == t->rank; i++)
-        alone |= t->spares[i].number == name->number;
+        is_spare |= t->spares[i].number == name->number;
     pthread_mutex_unlock(&t->lock);
-    for (size_t i = 0; i < t->skipped_count && !alone; i++)
-        if (t->skipped[i].rank == name->rank && t->skipped[i].number == name->number) {
-            t->skipped[i].there = true;
-            alone = t->skipped[i].looks_left == 0;
-        }
-    return alone;
+    return is_spare || csc_segment_is_skipped(t, name);
 }
 
 /* One file that cannot be read keeps nobody from the others. */

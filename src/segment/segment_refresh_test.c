@@ -320,7 +320,7 @@ static void files_that_are_no_segments(void **state)
     cascade_metadata_ops before, after;
 
     (void)state;
-    path_of(OTHER, 50, path);
+    path_of(OTHER, 0, path);
     put_file(path, junk, 0);
     sees(0, 0);
     assert_int_equal(quarantined(), 0);
@@ -340,6 +340,12 @@ static void files_that_are_no_segments(void **state)
     put_file(path, junk, sizeof junk);
     sees(0, 0);
     assert_int_equal(quarantined(), 2);
+    /* Or a segment gets its name, before anybody saw it gone. */
+    for (int i = 0; i < 4; i++)
+        sees(0, 0);
+    assert_int_equal(unlink(path), 0);
+    write_one(writer, 1);
+    sees(1, 2);
 }
 
 /* Of one rank, on two nodes: what the other makes is not ours to empty, nor what we took to be a dead
