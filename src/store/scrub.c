@@ -265,14 +265,6 @@ static int scrub_one(scrub *s, uint32_t number)
 
 /* ---- segments without an index --------------------------------------------------------------- */
 
-/* A scrub that waits for the writer, which alone may empty a segment. Under the lock. */
-struct csc_fix {
-    uint32_t segment;
-    bool is_done;
-    int code;
-    char text[256];
-};
-
 /* The first segment of an earlier run of this rank that has no good index. */
 static bool find_without_index(cascade_store *store, csc_segment_info *found)
 {
@@ -288,62 +280,18 @@ static bool find_without_index(cascade_store *store, csc_segment_info *found)
     return is_found;
 }
 
-/* Lock held. */
-static void end_fix(cascade_store *store, int code)
+typedef struct emptying {
+    csc_errand errand; /* the first member */
+    uint32_t segment;
+} emptying;
+
+static int empty_part(cascade_store *store, csc_errand *errand, bool *done)
 {
-    struct csc_fix *fix = store->fix;
+    int code = csc_compact_part(store, ((const emptying *)errand)->segment, done);
 
-    fix->code = code;
-    snprintf(fix->text, sizeof fix->text, "%s", csc_fail_text());
-    fix->is_done = true;
-    store->fix = NULL;
-    pthread_cond_broadcast(&store->progress);
-}
-
-void csc_scrub_serve(cascade_store *store)
-{
-    struct csc_fix *fix;
-    bool done;
-    int code;
-
-    pthread_mutex_lock(&store->lock);
-    fix = store->fix;
-    pthread_mutex_unlock(&store->lock);
-    if (!fix)
-        return;
-    code = csc_compact_part(store, fix->segment, &done);
-    if (code == 0 && !done)
-        return;
-    if (code == 0)
+    if (code == 0 && *done)
         code = store->file->ops->sync(store->file); /* so that it stays away */
-    pthread_mutex_lock(&store->lock);
-    end_fix(store, code);
-    pthread_mutex_unlock(&store->lock);
-}
-
-void csc_scrub_stop(cascade_store *store)
-{
-    if (store->fix)
-        end_fix(store, csc_fail(CASCADE_EAGAIN, "the store is being closed"));
-}
-
-static int have_emptied(cascade_store *store, uint32_t segment)
-{
-    struct csc_fix fix = {.segment = segment};
-
-    pthread_mutex_lock(&store->lock);
-    while (store->fix && !store->stopping) /* another's first */
-        csc_store_wait(store, csc_clock_ns() + PAUSE_NS);
-    if (store->stopping) {
-        pthread_mutex_unlock(&store->lock);
-        return csc_fail(CASCADE_EAGAIN, "the store is being closed");
-    }
-    store->fix = &fix;
-    pthread_cond_signal(&store->write_work);
-    while (!fix.is_done)
-        csc_store_wait(store, csc_clock_ns() + PAUSE_NS);
-    pthread_mutex_unlock(&store->lock);
-    return fix.code ? csc_fail(fix.code, "%s", fix.text) : 0;
+    return code;
 }
 
 /* An open has to scan such segments, and no compaction takes them. */
@@ -354,7 +302,9 @@ static int empty_without_index(scrub *s)
     int code = 0;
 
     for (; code == 0 && find_without_index(s->store, &found); count++) {
-        code = have_emptied(s->store, found.segment);
+        emptying e = {.errand.part = empty_part, .segment = found.segment};
+
+        code = csc_errand_run(s->store, &e.errand);
         if (code == 0)
             code = pace(s, found.live_bytes);
     }

@@ -188,8 +188,7 @@ struct cascade_store {
     uint32_t dirty_head, dirty_tail; /* number + 1 */
     uint64_t ticket;                 /* last given */
     uint64_t log_inflight;           /* first ticket of the log entries being written, 0: none */
-    struct csc_gc *gc;               /* a gc that waits for the writer, or is under way */
-    struct csc_fix *fix;             /* a scrub that does */
+    struct csc_errand *errand;       /* waits for the writer, or is under way; NULL: none */
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     bool segment_taken;              /* a place in it changed hands */
     uint64_t attempts;               /* rounds the writer began */
@@ -506,21 +505,31 @@ void csc_file_age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t
 /** Emptied files that are kept to be used again. */
 uint32_t csc_spares_max(const cascade_store *store);
 
-/* ---- gc.c ------------------------------------------------------------------------------------- */
+/* ---- errand.c: what a call has the writer do --------------------------------------------------- */
 
+typedef struct csc_errand {
+    /* Does a part of it. The writer thread, no lock held. `*done`: that was the last, or it failed. */
+    int (*part)(cascade_store *store, struct csc_errand *errand, bool *done);
+    /* Called now and then by the thread that waits; may be NULL. */
+    void (*look)(cascade_store *store, struct csc_errand *errand);
+    /* under the lock */
+    bool is_done;
+    int code;
+    char text[256];
+} csc_errand;
+
+/** Has an errand done and waits; others' first. What `part` returned, or CASCADE_EAGAIN: the store is
+ * being closed. No lock held. */
+int csc_errand_run(cascade_store *store, csc_errand *errand);
 /** Does a part of what somebody asked for, if anybody did. The writer thread only, no lock held. */
-void csc_gc_serve(cascade_store *store);
-/** Fails a gc that waits while the store is closed. Lock held. */
-void csc_gc_stop(cascade_store *store);
+void csc_errand_serve(cascade_store *store);
+/** Fails an errand that waits while the store is closed. Lock held. */
+void csc_errand_stop(cascade_store *store);
 
 /* ---- scrub.c ---------------------------------------------------------------------------------- */
 
 /** Scrubs once per interval. */
 void *csc_scrub_main(void *store);
-/** Empties a part of a segment if a scrub waits for that. The writer thread only, no lock held. */
-void csc_scrub_serve(cascade_store *store);
-/** Fails a scrub that waits while the store is closed. Lock held. */
-void csc_scrub_stop(cascade_store *store);
 
 /* ---- recover.c -------------------------------------------------------------------------------- */
 

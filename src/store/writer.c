@@ -363,8 +363,7 @@ static uint64_t tend(cascade_store *store, uint64_t *aged_ns)
     if (store->stopping)
         return wake_ns;
     pthread_mutex_unlock(&store->lock);
-    csc_scrub_serve(store);
-    csc_gc_serve(store);
+    csc_errand_serve(store);
     csc_compact_step(store, &wake_ns);
     if (store->config.file_age_s) {
         if (csc_clock_ns() - *aged_ns >= AGE_STEP_NS) {
@@ -407,7 +406,7 @@ void *csc_writer_main(void *context)
             if (store->stopping)
                 break;
             pthread_cond_broadcast(&store->progress);
-            if (!store->gc && !store->fix)
+            if (!store->errand)
                 wait_for_work(store, wake_ns);
             continue;
         }
@@ -423,8 +422,7 @@ void *csc_writer_main(void *context)
         if (code && store->waiting_flushes)
             wait_for_work(store, csc_clock_ns() + 10000000);
     }
-    csc_scrub_stop(store);
-    csc_gc_stop(store);
+    csc_errand_stop(store);
     pthread_mutex_unlock(&store->lock);
     return NULL;
 }
