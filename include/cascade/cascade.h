@@ -216,7 +216,10 @@ CASCADE_API int cascade_store_open(const cascade_options *options, cascade_store
 
 /**
  * Flushes, seals the open segment, removes the arena and frees the handle; sets `*store` to NULL.
- * NULL inside is accepted. No other call may be running or come after; views must have been released.
+ * NULL inside is accepted. No other call may come after this one begins, or be running, but for
+ * cascade_store_gc, _verify and _scrub that have begun in other threads: they end early, with
+ * CASCADE_EAGAIN, and this call waits for them (so it is not to be made from their `progress`). Views
+ * must have been released.
  * On CASCADE_ENOSPC or CASCADE_EIO something could not be flushed: the handle is freed all the same,
  * the arena stays in shared memory (the detail text says where) and the next open takes it over.
  */
@@ -501,7 +504,7 @@ typedef int (*cascade_progress)(void *context, uint64_t done_bytes, uint64_t tot
  * Reads every content in every tier that holds it and checks its SHA-256. Damaged ones are quarantined.
  * `progress` may be NULL. Returns 0 if all is right, CASCADE_ECORRUPT if anything was damaged (the
  * report is filled either way), CASCADE_EIO, CASCADE_ETIMEDOUT (the file tier is slow: ended there),
- * CASCADE_EAGAIN (stopped by `progress`).
+ * CASCADE_EAGAIN (stopped by `progress`, or by cascade_store_close).
  */
 CASCADE_API int cascade_store_verify(cascade_store *store, cascade_verify_report *report,
                                      cascade_progress progress, void *context);
@@ -540,8 +543,8 @@ typedef struct cascade_gc_report {
 /**
  * Drops what is too old, and moves what lives out of segments that are mostly dead, without the rate
  * limit. `dry_run`: only says what would go. Blocks until done; puts and gets go on.
- * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_EAGAIN (stopped by `progress`). The report is filled
- * either way.
+ * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_EAGAIN (stopped by `progress`, or by
+ * cascade_store_close). The report is filled either way.
  */
 CASCADE_API int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *report,
                                  cascade_progress progress, void *context);

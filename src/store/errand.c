@@ -31,6 +31,8 @@ void csc_errand_serve(cascade_store *store)
     int code;
 
     pthread_mutex_lock(&store->lock);
+    if (store->errand && store->closing)
+        end(store, CASCADE_EAGAIN, "the store is being closed");
     errand = store->errand;
     pthread_mutex_unlock(&store->lock);
     if (!errand)
@@ -43,21 +45,11 @@ void csc_errand_serve(cascade_store *store)
     pthread_mutex_unlock(&store->lock);
 }
 
-void csc_errand_stop(cascade_store *store)
-{
-    if (store->errand)
-        end(store, CASCADE_EAGAIN, "the store is being closed");
-}
-
 int csc_errand_run(cascade_store *store, csc_errand *errand)
 {
     pthread_mutex_lock(&store->lock);
-    while (store->errand && !store->stopping) /* another's first */
+    while (store->errand) /* another's first */
         csc_store_wait(store, csc_clock_ns() + LOOK_NS);
-    if (store->stopping) {
-        pthread_mutex_unlock(&store->lock);
-        return csc_fail(CASCADE_EAGAIN, "the store is being closed");
-    }
     store->errand = errand;
     pthread_cond_signal(&store->write_work);
     while (!errand->is_done) {

@@ -143,15 +143,18 @@ int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *resu
     CSC_ENTER(store);
     if (!result)
         return csc_fail(CASCADE_EINVAL, "no place for the report");
+    code = csc_long_call_begin(store);
+    if (code)
+        return code;
     if (dry_run) {
         measure(store, &g.report);
         csc_file_age(store, true, &g.report.dropped_blocks, &g.report.dropped_bytes);
-        *result = g.report;
-        return 0;
+    } else {
+        g.before = atomic_load(&store->counters.compacted_bytes);
+        code = csc_errand_run(store, &g.errand);
+        free(g.infos);
     }
-    g.before = atomic_load(&store->counters.compacted_bytes);
-    code = csc_errand_run(store, &g.errand);
-    free(g.infos);
+    csc_long_call_end(store);
     *result = g.report;
     return code;
 }

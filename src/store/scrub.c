@@ -30,7 +30,6 @@ typedef struct scrub {
     uint64_t rate_bytes; /* a second; 0: no limit */
     uint64_t step_bytes;
     uint64_t next_ns; /* when the bytes read so far are paid for */
-    bool background;  /* ends when the store closes */
     cascade_progress progress;
     void *progress_context;
     uint64_t total_bytes;
@@ -55,7 +54,7 @@ typedef struct scrub_target {
 /* Lock held. */
 static bool is_ending(const scrub *s)
 {
-    return s->store->stopping || (s->background && s->store->closing);
+    return s->store->stopping || s->store->closing;
 }
 
 static void wait_until(scrub *s, uint64_t deadline_ns)
@@ -419,7 +418,11 @@ int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *given
         return csc_fail(CASCADE_EINVAL, "no options, or struct_bytes is not set");
     memcpy(&options, given, given->struct_bytes < sizeof options ? given->struct_bytes : sizeof options);
     s.rate_bytes = options.rate_bytes;
+    code = csc_long_call_begin(store);
+    if (code)
+        return code;
     code = run(&s, options.fix);
+    csc_long_call_end(store);
     *report = s.report;
     return code;
 }
@@ -428,7 +431,7 @@ int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *given
 
 static void run_in_background(cascade_store *store)
 {
-    scrub s = {.store = store, .rate_bytes = store->config.background_rate_bytes, .background = true};
+    scrub s = {.store = store, .rate_bytes = store->config.background_rate_bytes};
     int code = run(&s, false);
 
     if (code == 0)
@@ -441,7 +444,7 @@ static void run_in_background(cascade_store *store)
 void *csc_scrub_main(void *context)
 {
     cascade_store *store = context;
-    scrub s = {.store = store, .background = true};
+    scrub s = {.store = store};
     uint64_t interval_s = store->config.scrub_interval_s, next_ns;
 
     if (interval_s > UINT32_MAX)

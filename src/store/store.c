@@ -436,6 +436,38 @@ int cascade_store_flush(cascade_store *store)
     return code;
 }
 
+int csc_long_call_begin(cascade_store *store)
+{
+    bool closing;
+
+    pthread_mutex_lock(&store->lock);
+    closing = store->closing;
+    store->long_calls += !closing;
+    pthread_mutex_unlock(&store->lock);
+    return closing ? csc_fail(CASCADE_EAGAIN, "the store is being closed") : 0;
+}
+
+void csc_long_call_end(cascade_store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->long_calls--;
+    pthread_cond_broadcast(&store->progress);
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Before the flush: a scrub may have found something that has to be written again. */
+static void end_long_calls(cascade_store *store)
+{
+    pthread_mutex_lock(&store->lock);
+    store->closing = true;
+    pthread_cond_broadcast(&store->scrub_work);
+    pthread_cond_broadcast(&store->write_work);
+    pthread_cond_broadcast(&store->progress);
+    while (store->long_calls)
+        csc_store_wait(store, csc_clock_ns() + UINT64_C(100000000));
+    pthread_mutex_unlock(&store->lock);
+}
+
 int cascade_store_close(cascade_store **slot)
 {
     cascade_store *store;
@@ -454,10 +486,7 @@ int cascade_store_close(cascade_store **slot)
         destroy(store, true, true);
         return 0;
     }
-    pthread_mutex_lock(&store->lock);
-    store->closing = true;
-    pthread_cond_broadcast(&store->scrub_work);
-    pthread_mutex_unlock(&store->lock);
+    end_long_calls(store);
     if (code == 0)
         code = flush(store);
     stop_threads(store);

@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /* Pins, slots and many threads at once. */
+#include "base/mark.h"
 #include "store/store_testing.h"
 
 #include <pthread.h>
+#include <semaphore.h>
 #include <setjmp.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <stdlib.h>
 #include <string.h>
@@ -392,6 +395,82 @@ static void racing_puts_of_one_key(void **state)
     st_close(&store);
 }
 
+/* ---- closing --------------------------------------------------------------------------------- */
+
+typedef struct long_call {
+    cascade_store *store;
+    bool is_gc;
+    int code;
+    sem_t began;
+    _Atomic bool is_closed, was_left; /* the handle was freed during the call */
+} long_call;
+
+static _Atomic bool writer_is_held, writer_stands;
+
+static void hold_writer(const char *name)
+{
+    while (strcmp(name, "write: written") == 0 && atomic_load(&writer_is_held)) {
+        atomic_store(&writer_stands, true);
+        st_sleep_ms(1);
+    }
+}
+
+/* Gives a close that does not wait the time to end. */
+static int linger(void *context, uint64_t done, uint64_t total)
+{
+    long_call *call = context;
+
+    (void)done, (void)total;
+    sem_post(&call->began);
+    atomic_store(&writer_is_held, false);
+    for (int i = 0; i < 300 && !atomic_load(&call->is_closed); i++)
+        st_sleep_ms(1);
+    if (atomic_load(&call->is_closed)) {
+        atomic_store(&call->was_left, true);
+        pthread_exit(NULL);
+    }
+    return 0;
+}
+
+static void *call_for_long(void *context)
+{
+    const cascade_scrub_options slowly = {.struct_bytes = sizeof slowly, .rate_bytes = 1};
+    long_call *call = context;
+    cascade_verify_report verified;
+    cascade_gc_report collected;
+
+    call->code = call->is_gc ? cascade_store_gc(call->store, false, &collected, linger, call)
+                             : cascade_store_scrub(call->store, &slowly, &verified, linger, call);
+    return NULL;
+}
+
+/* The scrub would take hours, and the gc does not come to its turn before it has begun to wait. */
+static void a_close_ends_long_calls(void **state)
+{
+    (void)state;
+    for (int is_gc = 0; is_gc < 2; is_gc++) {
+        cascade_store *store = st_open();
+        long_call call = {.store = store, .is_gc = is_gc};
+        pthread_t thread;
+
+        sem_init(&call.began, 0, 0);
+        atomic_store(&writer_is_held, is_gc);
+        atomic_store(&csc_mark_hook_now, hold_writer);
+        assert_int_equal(st_put(store, (uint64_t)is_gc, (uint64_t)is_gc, BLOCK, 0, 0), 0);
+        while (is_gc && !atomic_load(&writer_stands))
+            st_sleep_ms(1);
+        pthread_create(&thread, NULL, call_for_long, &call);
+        sem_wait(&call.began);
+        assert_int_equal(cascade_store_close(&store), 0);
+        atomic_store(&call.is_closed, true);
+        pthread_join(thread, NULL);
+        atomic_store(&csc_mark_hook_now, NULL);
+        assert_false(call.was_left);
+        assert_true(call.code == CASCADE_EAGAIN || (is_gc && call.code == 0));
+        sem_destroy(&call.began);
+    }
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -400,7 +479,7 @@ int main(void)
         CASE(viewed_blocks_stay_unchanged), CASE(a_view_brings_its_block_back),
         CASE(a_thousand_views_leave_room),  CASE(puts_wait_for_pins),
         CASE(slots_run_out_and_come_back),  CASE(eight_threads_do_everything),
-        CASE(racing_puts_of_one_key),
+        CASE(racing_puts_of_one_key),       CASE(a_close_ends_long_calls),
     };
 
     return cmocka_run_group_tests_name("store hard cases", tests, NULL, NULL);

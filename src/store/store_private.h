@@ -201,7 +201,8 @@ struct cascade_store {
     struct csc_write_round *round; /* the writer's */
     struct csc_compactor *compactor;
     bool stopping;
-    bool closing;           /* a full file budget drops rather than keeps dirty */
+    bool closing;           /* a full file budget drops rather than keeps dirty; long calls end */
+    uint32_t long_calls;    /* gcs and scrubs under way: a close waits for them */
     csc_place *places_then; /* while a store is opened: places that the dead owner had published */
     uint32_t places_then_count;
     uint32_t *load_ring;
@@ -242,6 +243,11 @@ int csc_store_enter(const cascade_store *store);
         if (enter_code_)                                                                                \
             return enter_code_;                                                                         \
     } while (0)
+
+/** Around a call that a close ends and waits for; between the two the handle stays. CASCADE_EAGAIN: the
+ * store is being closed. */
+int csc_long_call_begin(cascade_store *store);
+void csc_long_call_end(cascade_store *store);
 
 /** Waits on `progress` until `deadline_ns` (csc_clock_ns); false when it has passed. Lock held. */
 bool csc_store_wait(cascade_store *store, uint64_t deadline_ns);
@@ -519,12 +525,11 @@ typedef struct csc_errand {
 } csc_errand;
 
 /** Has an errand done and waits; others' first. What `part` returned, or CASCADE_EAGAIN: the store is
- * being closed. No lock held. */
+ * being closed. During a long call, no lock held. */
 int csc_errand_run(cascade_store *store, csc_errand *errand);
-/** Does a part of what somebody asked for, if anybody did. The writer thread only, no lock held. */
+/** Does a part of what somebody asked for, if anybody did, or ends it when the store is being closed.
+ * The writer thread only, no lock held. */
 void csc_errand_serve(cascade_store *store);
-/** Fails an errand that waits while the store is closed. Lock held. */
-void csc_errand_stop(cascade_store *store);
 
 /* ---- scrub.c ---------------------------------------------------------------------------------- */
 

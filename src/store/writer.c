@@ -422,7 +422,6 @@ void *csc_writer_main(void *context)
         if (code && store->waiting_flushes)
             wait_for_work(store, csc_clock_ns() + 10000000);
     }
-    csc_errand_stop(store);
     pthread_mutex_unlock(&store->lock);
     return NULL;
 }
