@@ -258,7 +258,8 @@ typedef struct cascade_put {
  * first content stays). Blocks for at most `put_wait_ms` when all of dram is waiting for the disk.
  * Errors: CASCADE_EINVAL (also for a key that is its own parent or ancestor), CASCADE_ETOOBIG,
  * CASCADE_ENOSPC (nothing stored is harmed), CASCADE_ECONFLICT (CASCADE_PUT_VERIFY only),
- * CASCADE_ETIMEDOUT, CASCADE_ENOSLOT, CASCADE_EAGAIN; with SYNC or DURABLE also CASCADE_EIO: the put is
+ * CASCADE_ETIMEDOUT, CASCADE_ENOSLOT, CASCADE_EAGAIN (with DURABLE also: the key is bound to a block of
+ * other lengths that another node is still writing); with SYNC or DURABLE also CASCADE_EIO: the put is
  * then acknowledged in memory but not durable.
  */
 CASCADE_API int cascade_block_put(cascade_store *store, cascade_put *put, uint32_t flags);

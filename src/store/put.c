@@ -293,6 +293,7 @@ static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
         store->waiting_flushes++;
     for (;;) {
         uint32_t key = find(store, &put->key), content;
+        const csc_place *place;
 
         if (key == CSC_NUMBER_NONE) {
             /* Deleted while we waited: acknowledged, then gone. */
@@ -303,10 +304,14 @@ static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
         if (csc_content_has(csc_content_at(store, content), CSC_CONTENT_DIGEST)) {
             memcpy(put->id.bytes, csc_content_at(store, content)->content.digest, sizeof put->id.bytes);
             put->has_id = true;
-            if (!(flags & CASCADE_PUT_DURABLE) ||
-                (csc_key_at(store, key)->segment &&
-                 csc_place_is_set(&csc_content_at(store, content)->file)))
+            if (!(flags & CASCADE_PUT_DURABLE))
                 break;
+            place = &csc_content_at(store, content)->file;
+            if (csc_key_at(store, key)->segment && csc_place_is_set(place)) {
+                if (csc_place_is_weak(store, place)) /* a conflict: only then was it left so */
+                    code = csc_fail(CASCADE_EAGAIN, "the key is bound to what another node is writing");
+                break;
+            }
             if (store->content_states[content].flags & CSC_CS_LAZY)
                 csc_content_send_down(store, content);
         }

@@ -304,6 +304,22 @@ static void a_put_does_not_rely_on_the_other(void **state)
     assert_int_equal(st_get(here, 4, 2, K, V), 0);
 }
 
+/* A put of other lengths leaves what the key is bound to, which may never get to the disk. */
+static void a_durable_conflict_does_not_rely_on_the_other(void **state)
+{
+    (void)state;
+    open_both();
+    put_there(1, 1);
+    assert_int_equal(get_later(here, 1, 1), 0);
+    assert_int_equal(st_put(here, 1, 1, K + 1, V, 0), 0);
+    assert_int_equal(st_put(here, 1, 1, K + 1, V, CASCADE_PUT_DURABLE), CASCADE_EAGAIN);
+    assert_int_equal(st_stats(here).conflicts, 2);
+    close_one(&there);
+    assert_int_equal(get_later(here, 99, 99), CASCADE_MISS); /* looks */
+    assert_int_equal(st_put(here, 1, 1, K + 1, V, CASCADE_PUT_DURABLE), 0);
+    assert_int_equal(st_get(here, 1, 1, K, V), 0);
+}
+
 /* The other deletes a key, and its bind and then the delete are gone before anyone looks here: the key
  * does not come back, though its block is here as well. */
 static void a_delete_nobody_saw(void **state)
@@ -497,6 +513,7 @@ int main(void)
         CASE(a_delete_of_what_is_not_known_yet),
         CASE(a_put_does_not_rely_on_the_other),
         CASE(a_put_that_compares_does_not_rely_on_the_other),
+        CASE(a_durable_conflict_does_not_rely_on_the_other),
         CASE(a_delete_nobody_saw),
         CASE(a_put_relies_on_a_sealed_one),
         CASE(a_payload_that_is_not_there_yet),
