@@ -128,42 +128,50 @@ static int note_conflict(cascade_store *store, bool verify)
     return verify ? csc_fail(CASCADE_ECONFLICT, "the key is bound to other bytes; they stay") : 0;
 }
 
-/* What another handle is writing does not make this put a stored one. A bind of another's is logged here
- * too, for he may drop it. If it is the content, the key is let go of, and the put is a new one: true.
- * Different lengths are a conflict, as ever. */
+/* The content of those lengths that a key is bound to; NULL: there is none. Lock held. */
+static const csc_content_entry *like(cascade_store *store, uint32_t number, uint64_t k_bytes,
+                                     uint64_t v_bytes)
+{
+    const csc_content_entry *entry;
+
+    if (number == CSC_NUMBER_NONE)
+        return NULL;
+    entry = csc_content_at(store, atomic_load(&csc_key_at(store, number)->content));
+    return entry->content.k_bytes == k_bytes && entry->content.v_bytes == v_bytes ? entry : NULL;
+}
+
+/* Whether what a key is bound to is only what another handle is writing. Lock held. */
+static bool is_weak(const cascade_store *store, const csc_content_entry *entry)
+{
+    return csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file);
+}
+
+/* What another handle is writing does not make this put a stored one: then the put is a new one, and its
+ * commit lets the key go: true. A bind of another's is logged here too, for he may drop it. Different
+ * lengths are a conflict, as ever. */
 static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes)
 {
-    uint32_t number, content;
     const csc_content_entry *entry;
-    csc_key_entry *bound;
-    bool weak = false;
+    uint32_t number;
+    bool weak;
 
     pthread_mutex_lock(&store->lock);
     number = find(store, key);
-    if (number == CSC_NUMBER_NONE || !csc_key_is_foreign(store, number))
-        goto unlock;
-    bound = csc_key_at(store, number);
-    content = atomic_load(&bound->content);
-    entry = csc_content_at(store, content);
-    if (entry->content.k_bytes != k_bytes || entry->content.v_bytes != v_bytes)
-        goto unlock;
-    weak = csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file);
-    if (weak) {
-        csc_key_unbind(store, number, 0);
-    } else {
-        bound->segment = 0; /* goes with its content, or by itself */
+    entry = like(store, number, k_bytes, v_bytes);
+    weak = entry && is_weak(store, entry);
+    if (entry && !weak && csc_key_is_foreign(store, number)) {
+        csc_key_at(store, number)->segment = 0; /* goes with its content, or by itself */
         store->key_states[number].flags |= CSC_KS_RECORDED;
         csc_log_push(store, number);
     }
-unlock:
     pthread_mutex_unlock(&store->lock);
     return weak;
 }
 
 /* The key is bound to `info`: conflicts that show are counted, the first content stays. `raced`: two
- * puts met, the bytes are at hand and are compared. CASCADE_MISS: it is bound no more. */
+ * puts met, the bytes are at hand and are compared. CASCADE_MISS: it is bound no more, or `*yielded`. */
 static int put_existing(cascade_store *store, cascade_put *put, const cascade_info *info,
-                        uint64_t k_bytes, uint64_t v_bytes, uint32_t flags, bool raced)
+                        uint64_t k_bytes, uint64_t v_bytes, uint32_t flags, bool raced, bool *yielded)
 {
     bool verify = flags & CASCADE_PUT_VERIFY;
     int code = 0;
@@ -173,10 +181,9 @@ static int put_existing(cascade_store *store, cascade_put *put, const cascade_in
     else if (verify || raced)
         code = compare(store, put, k_bytes, v_bytes);
     /* Not before they are known to be the same. */
-    if (code == 0 && verify && yields(store, &put->key, k_bytes, v_bytes))
-        code = CASCADE_MISS;
-    if (code == CASCADE_MISS)
-        return code;
+    *yielded = code == 0 && verify && yields(store, &put->key, k_bytes, v_bytes);
+    if (code == CASCADE_MISS || *yielded)
+        return CASCADE_MISS;
     csc_count(&store->counters.puts_existed, 1);
     put->existed = true;
     put->has_id = info->has_id;
@@ -211,11 +218,14 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
 {
     csc_content_entry *entry = csc_content_at(store, content);
     csc_binding binding = {.key = put->key, .has_parent = put->has_parent};
-    uint32_t key;
+    uint32_t key, then = find(store, &put->key);
+    const csc_content_entry *old = like(store, then, entry->content.k_bytes, entry->content.v_bytes);
     int code;
 
-    if (find(store, &put->key) != CSC_NUMBER_NONE)
+    if (then != CSC_NUMBER_NONE && !(old && is_weak(store, old)))
         return CASCADE_EEXIST;
+    if (then != CSC_NUMBER_NONE)
+        csc_want_parent(store, &put->key); /* its children are there */
     code = check_parent(store, put);
     if (code)
         return code;
@@ -228,11 +238,15 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     atomic_store(&entry->state, (atomic_load(&entry->state) & ~(uint64_t)CSC_CONTENT_FILLING) |
                                     CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT);
     csc_mark("put: content live");
+    if (then != CSC_NUMBER_NONE)
+        csc_key_unbind(store, then, 0);
     code = csc_key_bind(store, &binding, content, 0, &key);
     if (code) {
         atomic_fetch_and(&entry->state, ~(uint64_t)(CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT));
         return code;
     }
+    if (then != CSC_NUMBER_NONE) /* a delete has to hide that one too, a loss does not */
+        store->key_states[key].flags |= CSC_KS_RECORDED | CSC_KS_ELSEWHERE;
     store->content_count++;
     store->content_bytes += csc_content_bytes(entry);
     csc_content_now_resident(store, content, room->refused, room->tail);
@@ -349,7 +363,7 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
 {
     uint64_t k_bytes, v_bytes;
     cascade_info info;
-    bool raced = false;
+    bool raced = false, yielded;
     int code;
 
     put->existed = put->has_id = false;
@@ -370,10 +384,11 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
         if (code == 0 && !(flags & CASCADE_PUT_VERIFY) && yields(store, &put->key, k_bytes, v_bytes))
             code = CASCADE_MISS;
         if (code == 0) {
-            code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced);
+            code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced, &yielded);
             if (code != CASCADE_MISS)
                 return code;
-            continue; /* it went while it was compared: deleted, found damaged, or let go of */
+            if (!yielded)
+                continue; /* it went while it was compared: deleted, or found damaged */
         }
         if (code == CASCADE_MISS)
             code = check_fits(store, k_bytes + v_bytes);

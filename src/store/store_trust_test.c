@@ -304,6 +304,28 @@ static void a_put_does_not_rely_on_the_other(void **state)
     assert_int_equal(st_get(here, 4, 2, K, V), 0);
 }
 
+/* The key is let go of, put here, and deleted before that is written: the other's bind stays hidden. */
+static void a_delete_hides_what_was_let_go(void **state)
+{
+    (void)state;
+    open_both();
+    put_there(1, 1);
+    assert_int_equal(get_later(here, 1, 1), 0);
+    atomic_store(&writer_waits, false);
+    atomic_store(&writer_held, true);
+    atomic_store(&csc_mark_hook_now, hold_writer);
+    assert_int_equal(st_put(here, 50, 50, K, V, 0), 0);
+    for (int i = 0; i < 10000 && !atomic_load(&writer_waits); i++)
+        st_sleep_ms(1);
+    assert_int_equal(st_put(here, 1, 1, K, V, 0), 0);
+    assert_int_equal(st_delete(here, 1), 0);
+    atomic_store(&writer_held, false);
+    atomic_store(&csc_mark_hook_now, NULL);
+    close_one(&here);
+    here = st_open_with(options_of(0, false));
+    assert_int_equal(get_later(here, 1, 1), CASCADE_MISS);
+}
+
 /* A put of other lengths leaves what the key is bound to, which may never get to the disk. */
 static void a_durable_conflict_does_not_rely_on_the_other(void **state)
 {
@@ -514,6 +536,7 @@ int main(void)
         CASE(a_put_does_not_rely_on_the_other),
         CASE(a_put_that_compares_does_not_rely_on_the_other),
         CASE(a_durable_conflict_does_not_rely_on_the_other),
+        CASE(a_delete_hides_what_was_let_go),
         CASE(a_delete_nobody_saw),
         CASE(a_put_relies_on_a_sealed_one),
         CASE(a_payload_that_is_not_there_yet),
