@@ -411,14 +411,13 @@ static int flush_to_here(cascade_store *store)
 
 static int flush(cascade_store *store)
 {
-    int code;
+    int code = 0;
 
     pthread_mutex_lock(&store->lock);
     store->waiting_flushes++;
-    code = flush_to_here(store);
-    /* A content that was merged on the way left its keys' binds to the log, with tickets of their own.
-     */
-    if (code == 0)
+    /* A content that was merged on the way left its keys to another or to the log, with later tickets;
+     * and what of the other's keys did not fit its record came to the log later still. */
+    for (int pass = 0; pass < 3 && code == 0; pass++)
         code = flush_to_here(store);
     store->waiting_flushes--;
     pthread_mutex_unlock(&store->lock);

@@ -339,6 +339,69 @@ static void what_the_budget_drops_is_read_there(void **state)
         assert_int_equal(st_get(there, i, i, K, V), 0);
 }
 
+/* ---- flushed ---------------------------------------------------------------------------------- */
+
+static _Atomic bool writer_held, flush_returned;
+static _Atomic unsigned rounds, synced;
+
+/* The first round here stands still until it is let go; the third gives a flush that does not wait for
+ * it the time to return. */
+static void hold_rounds(const char *name)
+{
+    unsigned round = strcmp(name, "write: written") == 0 ? atomic_fetch_add(&rounds, 1) + 1 : 0;
+
+    while (round == 1 && atomic_load(&writer_held))
+        st_sleep_ms(1);
+    for (int i = 0; round == 3 && i < 300 && !atomic_load(&flush_returned); i++)
+        st_sleep_ms(1);
+    if (strcmp(name, "write: synced") == 0)
+        atomic_fetch_add(&synced, 1);
+}
+
+static void *flush_here(void *context)
+{
+    (void)context;
+    assert_int_equal(cascade_store_flush(here), 0);
+    atomic_store(&flush_returned, true);
+    return NULL;
+}
+
+/* More keys than a record has room for share a block of the other's, which goes while they are flushed:
+ * it is written again, its record, then what did not fit. */
+static void a_flush_waits_for_all_keys_of_a_block(void **state)
+{
+    enum { KEYS = CSC_BINDINGS_MAX + 100 };
+    pthread_t flusher;
+
+    (void)state;
+    open_here();
+    there = st_open_with(options_of(1, true));
+    put_there(1, 1);
+    close_one(&there);
+    look_here();
+    assert_int_equal(st_get(here, 1, 1, K, V), 0);
+    assert_true(st_info(here, 1).in_dram);
+    atomic_store(&writer_held, true);
+    atomic_store(&csc_mark_hook_now, hold_rounds);
+    assert_int_equal(st_put(here, 50, 50, K, V, 0), 0);
+    while (atomic_load(&rounds) == 0)
+        st_sleep_ms(1);
+    for (uint64_t i = 0; i < KEYS; i++)
+        assert_int_equal(st_put(here, 1000 + i, 1, K, V, CASCADE_PUT_SYNC), 0);
+    pthread_create(&flusher, NULL, flush_here, NULL);
+    for (bool waits = false; !waits; st_sleep_ms(1)) {
+        pthread_mutex_lock(&here->lock);
+        waits = here->waiting_flushes > 0;
+        pthread_mutex_unlock(&here->lock);
+    }
+    assert_int_equal(unlink(path_there()), 0);
+    look_here();
+    atomic_store(&writer_held, false);
+    pthread_join(flusher, NULL);
+    assert_true(atomic_load(&synced) >= 3);
+    atomic_store(&csc_mark_hook_now, NULL);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, two_setup, two_teardown)
 
 int main(void)
@@ -356,6 +419,7 @@ int main(void)
         CASE(what_a_scrub_finds_is_read_there),
         CASE(what_cannot_be_moved_is_read_there),
         CASE(what_the_budget_drops_is_read_there),
+        CASE(a_flush_waits_for_all_keys_of_a_block),
     };
 
     return cmocka_run_group_tests_name("store, two nodes have it", tests, NULL, NULL);
