@@ -9,7 +9,8 @@
  * What survives what:
  *   acknowledged (a put or delete has returned 0)     survives the death of any process;
  *   flushed (cascade_store_flush or _close returned 0,
- *   or CASCADE_PUT_DURABLE was given)                 survives power loss.
+ *   or CASCADE_PUT_DURABLE was given)                 survives power loss, until the file budget, if
+ *                                                     there is one, drops it.
  *
  * Threads: every call may be made from any thread, several at once, unless its comment says
  * otherwise. One handle per store and process. After fork() the child's copy of a handle answers
