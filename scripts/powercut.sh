@@ -1,11 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-License-Identifier: MIT
 # Builds states that a power cut could leave of a store's directory, opens a store on each, and checks that
-# what was flushed is there, what was deleted is not, and nothing is wrong (tests/powercut/power_cut.c).
+# what was flushed is there, what was deleted is not, and nothing is wrong; goes on with some of them, and cuts
+# again (tests/powercut/power_cut.c).
 #
 #   scripts/powercut.sh [STATES] [SEED]     default: 10,000 states (some minutes), seed 20261124
 #
-# Exits 1 at the first state that breaks a promise, says how to repeat it, and keeps it.
+# Exits 1 at the first state that breaks a promise, keeps it and the recording that it was built of, and says
+# how to build and check that very state again.
 set -euo pipefail
 case ${1:-} in
 -h | --help)

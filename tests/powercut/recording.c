@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "recording.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
@@ -9,51 +10,37 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECTOR    512u
-#define FDS       4096
-#define NAME_MAX_ 64
-
-enum kind { WRITE, TRUNCATE, SYNC, BIND, RENAME, UNLINK, SYNC_NAMES, NOTE };
-
-typedef struct step {
-    enum kind kind;
-    uint32_t inode;
-    uint64_t offset, bytes; /* TRUNCATE: the size in `offset` */
-    uint8_t *data;
-    char from[NAME_MAX_], to[NAME_MAX_]; /* BIND and UNLINK: `to` */
-    size_t began;                        /* SYNC, SYNC_NAMES: the steps that were done when it began */
-    size_t done;                         /* WRITE: the step by which it was done */
-    pc_note note;
-} step;
+#define FDS 4096
 
 /* All below is guarded by the lock; a step is never moved once it is in the array of pointers. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static char directory_name[512];
-static step **steps;
-static size_t step_count, step_room;
+static pc_setup setup;
+static pc_step **steps;
+static size_t step_count, step_room, first_step;
 static uint32_t inode_count;
 static uint32_t inode_of_fd[FDS]; /* + 1; 0: not recorded */
 static bool is_directory[FDS];
 static struct {
-    char name[NAME_MAX_];
+    char name[PC_NAME_BYTES];
     uint32_t inode;
 } names[4096];
 static size_t name_count;
 
-static void die(const char *what)
+_Noreturn void pc_die(const char *what)
 {
     fprintf(stderr, "powercut: %s: %s\n", what, strerror(errno));
     abort();
 }
 
-static step *add(enum kind kind)
+static pc_step *add(enum pc_kind kind)
 {
     if (step_count == step_room) {
         step_room = step_room ? 2 * step_room : 1024;
-        steps = realloc(steps, step_room * sizeof(step *));
+        steps = realloc(steps, step_room * sizeof(pc_step *));
     }
-    if (!steps || !(steps[step_count] = calloc(1, sizeof(step))))
-        die("memory");
+    if (!steps || !(steps[step_count] = calloc(1, sizeof(pc_step))))
+        pc_die("memory");
     steps[step_count]->kind = kind;
     return steps[step_count++];
 }
@@ -64,7 +51,7 @@ static const char *name_of(const char *path)
     size_t length = strlen(directory_name);
 
     return strncmp(path, directory_name, length) == 0 && path[length] == '/' &&
-                   strlen(path) - length <= NAME_MAX_
+                   strlen(path) - length <= PC_NAME_BYTES
                ? path + length + 1
                : NULL;
 }
@@ -83,9 +70,9 @@ static void bind(const char *name, uint32_t inode)
     size_t i = find(name);
 
     if (i == sizeof names / sizeof names[0])
-        die("too many names");
+        pc_die("too many names");
     if (i == name_count)
-        snprintf(names[name_count++].name, NAME_MAX_, "%s", name);
+        snprintf(names[name_count++].name, PC_NAME_BYTES, "%s", name);
     names[i].inode = inode;
 }
 
@@ -99,6 +86,16 @@ static void unbind(const char *name)
 
 /* ---- the calls ------------------------------------------------------------------------------------ */
 
+/* Done: lock held. */
+static void note_truncation(int fd, uint64_t bytes)
+{
+    pc_step *made = add(PC_STEP_TRUNCATE);
+
+    made->inode = inode_of_fd[fd] - 1;
+    made->offset = bytes;
+    made->done = step_count;
+}
+
 static int rec_open(const char *path, int flags, mode_t mode)
 {
     const char *name = name_of(path);
@@ -107,19 +104,21 @@ static int rec_open(const char *path, int flags, mode_t mode)
     pthread_mutex_lock(&lock);
     fd = open(path, flags, mode);
     if (fd >= FDS)
-        die("too many files");
+        pc_die("too many files");
     if (fd >= 0) {
         inode_of_fd[fd] = 0;
         is_directory[fd] = strcmp(path, directory_name) == 0;
         if (name && find(name) == name_count) {
-            step *made = add(BIND);
+            pc_step *made = add(PC_STEP_BIND);
 
             made->inode = inode_count++;
-            snprintf(made->to, NAME_MAX_, "%s", name);
+            snprintf(made->to, PC_NAME_BYTES, "%s", name);
             bind(name, made->inode);
         }
         if (name)
             inode_of_fd[fd] = names[find(name)].inode + 1;
+        if (name && (flags & O_TRUNC))
+            note_truncation(fd, 0);
     }
     pthread_mutex_unlock(&lock);
     return fd;
@@ -138,14 +137,14 @@ static int rec_close(int fd)
 
 static ssize_t rec_pwritev(int fd, const struct iovec *vectors, int count, off_t offset)
 {
-    step *made = NULL;
+    pc_step *made = NULL;
     ssize_t written;
 
     pthread_mutex_lock(&lock);
     if (inode_of_fd[fd]) {
         uint8_t *to;
 
-        made = add(WRITE);
+        made = add(PC_STEP_WRITE);
         made->inode = inode_of_fd[fd] - 1;
         made->offset = (uint64_t)offset;
         made->done = SIZE_MAX;
@@ -153,7 +152,7 @@ static ssize_t rec_pwritev(int fd, const struct iovec *vectors, int count, off_t
             made->bytes += vectors[i].iov_len;
         to = made->data = malloc(made->bytes + 1);
         if (!to)
-            die("memory");
+            pc_die("memory");
         for (int i = 0; i < count; i++) {
             memcpy(to, vectors[i].iov_base, vectors[i].iov_len);
             to += vectors[i].iov_len;
@@ -181,7 +180,7 @@ static int rec_sync(int fd, int (*call)(int))
     code = call(fd);
     pthread_mutex_lock(&lock);
     if (code == 0 && (inode_of_fd[fd] || is_directory[fd])) {
-        step *made = add(is_directory[fd] ? SYNC_NAMES : SYNC);
+        pc_step *made = add(is_directory[fd] ? PC_STEP_SYNC_NAMES : PC_STEP_SYNC);
 
         made->inode = inode_of_fd[fd] - 1;
         made->began = began;
@@ -206,13 +205,8 @@ static int rec_ftruncate(int fd, off_t bytes)
 
     pthread_mutex_lock(&lock);
     code = ftruncate(fd, bytes);
-    if (code == 0 && inode_of_fd[fd]) {
-        step *made = add(TRUNCATE);
-
-        made->inode = inode_of_fd[fd] - 1;
-        made->offset = (uint64_t)bytes;
-        made->done = step_count;
-    }
+    if (code == 0 && inode_of_fd[fd])
+        note_truncation(fd, (uint64_t)bytes);
     pthread_mutex_unlock(&lock);
     return code;
 }
@@ -224,10 +218,10 @@ static int rec_link(const char *from, const char *to)
     pthread_mutex_lock(&lock);
     code = link(from, to);
     if (code == 0 && name_of(to)) {
-        step *made = add(BIND);
+        pc_step *made = add(PC_STEP_BIND);
 
         made->inode = names[find(name_of(from))].inode;
-        snprintf(made->to, NAME_MAX_, "%s", name_of(to));
+        snprintf(made->to, PC_NAME_BYTES, "%s", name_of(to));
         bind(made->to, made->inode);
     }
     pthread_mutex_unlock(&lock);
@@ -241,11 +235,11 @@ static int rec_rename(const char *from, const char *to)
     pthread_mutex_lock(&lock);
     code = rename(from, to);
     if (code == 0 && name_of(from) && name_of(to)) {
-        step *made = add(RENAME);
+        pc_step *made = add(PC_STEP_RENAME);
 
         made->inode = names[find(name_of(from))].inode;
-        snprintf(made->from, NAME_MAX_, "%s", name_of(from));
-        snprintf(made->to, NAME_MAX_, "%s", name_of(to));
+        snprintf(made->from, PC_NAME_BYTES, "%s", name_of(from));
+        snprintf(made->to, PC_NAME_BYTES, "%s", name_of(to));
         unbind(made->from);
         bind(made->to, made->inode);
     }
@@ -260,7 +254,7 @@ static int rec_unlink(const char *path)
     pthread_mutex_lock(&lock);
     code = unlink(path);
     if (code == 0 && name_of(path)) {
-        snprintf(add(UNLINK)->to, NAME_MAX_, "%s", name_of(path));
+        snprintf(add(PC_STEP_UNLINK)->to, PC_NAME_BYTES, "%s", name_of(path));
         unbind(name_of(path));
     }
     pthread_mutex_unlock(&lock);
@@ -283,12 +277,12 @@ const csc_io_calls pc_calls = {
     .mkdir = mkdir,
 };
 
-/* ---- the recording ---------------------------------------------------------------------------------
- */
+/* ---- the recording ------------------------------------------------------------------------------- */
 
-void pc_record(const char *directory)
+void pc_record(const char *directory, const pc_setup *how)
 {
     pc_forget();
+    setup = *how;
     snprintf(directory_name, sizeof directory_name, "%s", directory);
 }
 
@@ -300,20 +294,22 @@ void pc_forget(void)
     }
     free(steps);
     steps = NULL;
-    step_count = step_room = name_count = 0;
+    step_count = step_room = first_step = name_count = 0;
     inode_count = 0;
     memset(inode_of_fd, 0, sizeof inode_of_fd);
+    memset(is_directory, 0, sizeof is_directory);
 }
 
-size_t pc_say(pc_note note)
+void pc_say(pc_note note)
 {
-    size_t at;
-
     pthread_mutex_lock(&lock);
-    at = step_count;
-    add(NOTE)->note = note;
+    add(PC_STEP_NOTE)->note = note;
     pthread_mutex_unlock(&lock);
-    return at;
+}
+
+const pc_setup *pc_setup_now(void)
+{
+    return &setup;
 }
 
 size_t pc_steps(void)
@@ -321,13 +317,20 @@ size_t pc_steps(void)
     return step_count;
 }
 
-const pc_note *pc_note_at(size_t at)
+size_t pc_first(void)
 {
-    return steps[at]->kind == NOTE ? &steps[at]->note : NULL;
+    return first_step;
 }
 
-/* ---- the states -------------------------------------------------------------------------------------
- */
+const pc_step *pc_step_at(size_t at)
+{
+    return steps[at];
+}
+
+uint32_t pc_inodes(void)
+{
+    return inode_count;
+}
 
 uint64_t pc_random(uint64_t *state)
 {
@@ -338,161 +341,121 @@ uint64_t pc_random(uint64_t *state)
     return z ^ (z >> 31);
 }
 
-typedef struct image {
-    uint8_t *data;
-    uint64_t bytes, room;
-} image;
-
-static void reach(image *file, uint64_t bytes)
+static void adopt_bytes(const char *path, uint64_t bytes, uint32_t inode)
 {
-    if (bytes > file->room) {
-        uint64_t room = bytes + bytes / 2 + 65536;
+    pc_step *made = add(PC_STEP_WRITE);
+    FILE *file = fopen(path, "rb");
 
-        file->data = realloc(file->data, room);
-        if (!file->data)
-            die("memory");
-        memset(file->data + file->room, 0, room - file->room);
-        file->room = room;
-    }
-    if (bytes > file->bytes)
-        file->bytes = bytes;
+    made->inode = inode;
+    made->bytes = bytes;
+    made->data = malloc(bytes + 1);
+    made->done = step_count;
+    if (!file || !made->data || fread(made->data, 1, bytes, file) != bytes)
+        pc_die(path);
+    fclose(file);
+    made = add(PC_STEP_SYNC);
+    made->inode = inode;
+    made->began = step_count;
 }
 
-/* Of the bytes of a write, those in the sectors that the choice takes. */
-static void apply(image *file, const step *write, bool torn, uint64_t *random)
+void pc_adopt(void)
 {
-    reach(file, write->offset + write->bytes);
-    for (uint64_t at = 0; at < write->bytes; at += SECTOR) {
-        uint64_t bytes = write->bytes - at < SECTOR ? write->bytes - at : SECTOR;
+    static struct {
+        ino_t number;
+        uint32_t inode;
+    } known[1024];
+    size_t known_count = 0;
+    DIR *directory = opendir(directory_name);
+    struct dirent *item;
+    pc_step *made;
 
-        if (!torn || pc_random(random) % 2)
-            memcpy(file->data + write->offset + at, write->data + at, bytes);
-    }
-}
+    if (!directory)
+        pc_die(directory_name);
+    while ((item = readdir(directory))) {
+        char path[1024];
+        struct stat info;
+        size_t k = 0;
 
-static void cut(image *file, uint64_t bytes)
-{
-    reach(file, bytes);
-    memset(file->data + bytes, 0, file->room - bytes);
-    file->bytes = bytes;
-}
-
-/* How likely it is, in sixteenths, that something not synced is there all the same. */
-static unsigned pick_chance(uint64_t *random)
-{
-    static const unsigned chances[] = {0, 0, 2, 8, 8, 14, 16, 16};
-
-    return chances[pc_random(random) % (sizeof chances / sizeof chances[0])];
-}
-
-static void build_file(uint32_t inode, size_t end, uint64_t *random, const char *path)
-{
-    image file = {0};
-    size_t synced = 0; /* all that was done by this step is durable */
-    unsigned chance = pick_chance(random), tear = pick_chance(random) / 2;
-    int fd;
-
-    for (size_t i = 0; i < end; i++)
-        if (steps[i]->kind == SYNC && steps[i]->inode == inode && steps[i]->began > synced)
-            synced = steps[i]->began;
-    for (size_t i = 0; i < end; i++) {
-        const step *s = steps[i];
-        bool durable = s->done <= synced;
-
-        if ((s->kind != WRITE && s->kind != TRUNCATE) || s->inode != inode)
+        snprintf(path, sizeof path, "%s/%.63s", directory_name, item->d_name);
+        if (stat(path, &info) != 0)
+            pc_die(path);
+        if (!S_ISREG(info.st_mode))
             continue;
-        if (!durable && pc_random(random) % 16 >= chance)
-            continue;
-        if (s->kind == TRUNCATE)
-            cut(&file, s->offset);
-        else
-            apply(&file, s, !durable && pc_random(random) % 16 < tear, random);
-    }
-    fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
-    if (fd < 0)
-        die(path);
-    for (uint64_t at = 0; at < file.bytes;) {
-        ssize_t wrote = write(fd, file.data + at, file.bytes - at);
-
-        if (wrote <= 0)
-            die("writing a state");
-        at += (uint64_t)wrote;
-    }
-    close(fd);
-    free(file.data);
-}
-
-/* The names that are there: a list like `names`, from nothing. */
-typedef struct listing {
-    char name[NAME_MAX_];
-    uint32_t inode;
-    bool there, stopped; /* stopped: a change was lost, so are all after it */
-} listing;
-
-static listing *entry(listing *list, size_t *count, const char *name)
-{
-    for (size_t i = 0; i < *count; i++)
-        if (strcmp(list[i].name, name) == 0)
-            return &list[i];
-    if (*count == 8192)
-        die("too many names");
-    list[*count] = (listing){.there = false};
-    snprintf(list[*count].name, NAME_MAX_, "%s", name);
-    return &list[(*count)++];
-}
-
-static size_t build_names(listing *list, size_t end, uint64_t *random)
-{
-    unsigned chance = pick_chance(random);
-    size_t synced = 0, count = 0;
-
-    for (size_t i = 0; i < end; i++)
-        if (steps[i]->kind == SYNC_NAMES && steps[i]->began > synced)
-            synced = steps[i]->began;
-    for (size_t i = 0; i < end; i++) {
-        const step *s = steps[i];
-        listing *from, *to;
-
-        if (s->kind != BIND && s->kind != RENAME && s->kind != UNLINK)
-            continue;
-        to = entry(list, &count, s->to);
-        from = s->kind == RENAME ? entry(list, &count, s->from) : NULL;
-        to = entry(list, &count, s->to);
-        if (i >= synced &&
-            (to->stopped || (from && from->stopped) || pc_random(random) % 16 >= chance)) {
-            to->stopped = true;
-            if (from)
-                from->stopped = true;
-            continue;
+        while (k < known_count && known[k].number != info.st_ino)
+            k++;
+        if (k == known_count) {
+            if (known_count == sizeof known / sizeof known[0])
+                pc_die("too many files");
+            known[known_count].number = info.st_ino;
+            known[known_count++].inode = inode_count;
+            adopt_bytes(path, (uint64_t)info.st_size, inode_count++);
         }
-        to->there = s->kind != UNLINK;
-        to->inode = s->inode;
-        if (from)
-            from->there = false;
+        made = add(PC_STEP_BIND);
+        made->inode = known[k].inode;
+        snprintf(made->to, PC_NAME_BYTES, "%.63s", item->d_name);
+        bind(made->to, made->inode);
     }
-    return count;
+    closedir(directory);
+    made = add(PC_STEP_SYNC_NAMES);
+    made->began = step_count;
+    first_step = step_count;
 }
 
-void pc_build(size_t end, uint64_t seed, const char *directory)
+/* ---- in a file -------------------------------------------------------------------------------------
+ * A head, then each step as it lies in memory and its bytes: for this machine and this build alone.
+ */
+
+typedef struct head {
+    char magic[8];
+    uint64_t step_bytes, step_count, first_step, inode_count;
+    pc_setup setup;
+} head;
+
+static const char magic[8] = "PCUTREC2";
+
+void pc_save(const char *path)
 {
-    static listing list[8192];
-    uint64_t random = seed;
-    size_t count = build_names(list, end, &random);
+    head top = {.step_bytes = sizeof(pc_step),
+                .step_count = step_count,
+                .first_step = first_step,
+                .inode_count = inode_count,
+                .setup = setup};
+    FILE *file = fopen(path, "wb");
 
-    for (size_t i = 0; i < count; i++) {
-        char path[1024], other[1024];
-        size_t twin = 0;
+    memcpy(top.magic, magic, sizeof magic);
+    if (!file || fwrite(&top, sizeof top, 1, file) != 1)
+        pc_die(path);
+    for (size_t i = 0; i < step_count; i++)
+        if (fwrite(steps[i], sizeof *steps[i], 1, file) != 1 ||
+            (steps[i]->data && fwrite(steps[i]->data, 1, steps[i]->bytes, file) != steps[i]->bytes))
+            pc_die(path);
+    if (fclose(file) != 0)
+        pc_die(path);
+}
 
-        if (!list[i].there)
+void pc_load(const char *path)
+{
+    FILE *file = fopen(path, "rb");
+    head top;
+
+    pc_forget();
+    if (!file || fread(&top, sizeof top, 1, file) != 1)
+        pc_die(path);
+    if (memcmp(top.magic, magic, sizeof magic) != 0 || top.step_bytes != sizeof(pc_step))
+        pc_die("this is not a recording of this build");
+    for (size_t i = 0; i < top.step_count; i++) {
+        pc_step *to = add(PC_STEP_NOTE);
+
+        if (fread(to, sizeof *to, 1, file) != 1)
+            pc_die(path);
+        if (!to->data)
             continue;
-        snprintf(path, sizeof path, "%s/%.63s", directory, list[i].name);
-        /* Two names of one file. */
-        while (twin < i && !(list[twin].there && list[twin].inode == list[i].inode))
-            twin++;
-        snprintf(other, sizeof other, "%s/%.63s", directory, list[twin].name);
-        if (twin < i ? link(other, path) != 0 : false)
-            die(path);
-        if (twin == i)
-            build_file(list[i].inode, end, &random, path);
+        to->data = malloc(to->bytes + 1);
+        if (!to->data || fread(to->data, 1, to->bytes, file) != to->bytes)
+            pc_die(path);
     }
+    fclose(file);
+    first_step = top.first_step;
+    inode_count = (uint32_t)top.inode_count;
+    setup = top.setup;
 }

@@ -1,41 +1,95 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What a workload did to its directory, and the states that a power cut could leave of it.
- *
- * The model is the weakest that POSIX allows. A file's writes and truncations are durable once a sync
- * that began after they were done has ended; of the others any subset may have reached the disk, each
- * whole or in any subset of its sectors, and what is missing reads as before, or as zeros. Names are
- * durable once the directory was synced; of later changes of names any may be missing, but of one name
- * those after a missing one are missing too. A rename happens or not.
+ * What a workload did to its directory, in the order in which it did it. The store's threads make two
+ * runs of one workload differ, but a recording, and each state built of it (states.h), is one and the
+ * same for ever: it can be written to a file and read back.
  */
 #ifndef CSC_POWERCUT_RECORDING_H
 #define CSC_POWERCUT_RECORDING_H
 
 #include "base/io.h"
 
-/** What the workload says of itself, at its place among the writes. */
+#define PC_NAME_BYTES 64u
+
+/** How the recorded store was opened. */
+typedef struct pc_setup {
+    uint64_t seed, budget_bytes, segment_bytes;
+    uint32_t ranks; /* key `n` is of rank n % ranks */
+    uint32_t age_s;
+    uint32_t is_encrypted;
+    uint32_t is_second; /* began with a state that a cut had left */
+} pc_setup;
+
+/** What the workload says of itself, at its place among the writes (promises.h makes sense of it). */
 typedef struct pc_note {
-    enum { PC_PUT, PC_DELETE, PC_FLUSHED } what; /* begun; begun; ended well */
-    uint64_t key, seed;
+    enum {
+        PC_PUT,       /* begun */
+        PC_PUT_DONE,  /* acknowledged */
+        PC_DELETE,    /* begun */
+        PC_DELETED,   /* acknowledged */
+        PC_FLUSHED,   /* of this rank: ended well */
+        PC_GONE,      /* the store dropped it, and counted that */
+        PC_LOOSE,     /* the store dropped its file copy, and holds it in dram alone */
+        PC_CALL_DONE, /* one call of the workload, and a look for what was dropped */
+        PC_MAY,       /* a second recording: what the first left: these bytes may be there */
+        PC_MUST,      /* and nothing is not among what may be */
+        PC_SEEN,      /* the open after the first cut found these bytes */
+        PC_UNSEEN,    /* or nothing */
+        PC_MARK       /* a marked point of the product */
+    } what;
+    uint32_t key, rank;
+    uint64_t seed;
+    uint32_t existed, durable; /* PC_PUT_DONE */
 } pc_note;
 
+enum pc_kind {
+    PC_STEP_WRITE,
+    PC_STEP_TRUNCATE,
+    PC_STEP_SYNC,
+    PC_STEP_BIND,
+    PC_STEP_RENAME,
+    PC_STEP_UNLINK,
+    PC_STEP_SYNC_NAMES,
+    PC_STEP_NOTE
+};
+
+typedef struct pc_step {
+    enum pc_kind kind;
+    uint32_t inode;
+    uint64_t offset, bytes; /* TRUNCATE: the size in `offset` */
+    uint8_t *data;
+    char from[PC_NAME_BYTES], to[PC_NAME_BYTES]; /* BIND and UNLINK: `to` */
+    size_t began;                                /* SYNC, SYNC_NAMES: the steps done when it began */
+    size_t done;                                 /* WRITE, TRUNCATE: the step by which it was done */
+    pc_note note;
+} pc_step;
+
 /** Starts an empty recording of a directory; `pc_calls` records from here. One at a time. */
-void pc_record(const char *directory);
+void pc_record(const char *directory, const pc_setup *setup);
 extern const csc_io_calls pc_calls;
-/** Adds a note; returns the step it has. */
-size_t pc_say(pc_note note);
+/** Records what is in the directory, durable as it is, and takes it for the beginning: no cut is before
+ * it. */
+void pc_adopt(void);
+void pc_say(pc_note note);
 /** Frees the recording. */
 void pc_forget(void);
 
-/** How many steps there are. A power cut may come before any of them. */
+const pc_setup *pc_setup_now(void);
+/** A power cut may come before any of the steps from `pc_first` on, or after the last. */
 size_t pc_steps(void);
-/** The note at a step, or NULL if it is something else. */
-const pc_note *pc_note_at(size_t step);
+size_t pc_first(void);
+const pc_step *pc_step_at(size_t step);
+/** How many files there were. */
+uint32_t pc_inodes(void);
 
-/** Makes, in an empty directory, one of the states that a cut before `step` could leave. */
-void pc_build(size_t step, uint64_t seed, const char *directory);
+/** Writes the recording to a file; reads one in place of what there is. They end the program if they
+ * cannot. */
+void pc_save(const char *path);
+void pc_load(const char *path);
 
 /** Pseudo-random numbers: advances `*state`. */
 uint64_t pc_random(uint64_t *state);
+/** Ends the program. */
+_Noreturn void pc_die(const char *what);
 
 #endif
