@@ -97,17 +97,15 @@ static int move(cascade_store *store, gc *g)
     return code;
 }
 
-static int finish(cascade_store *store, gc *g, int code)
+/* What was done, also by a gc that did not come to its end. */
+static void sum_up(cascade_store *store, gc *g)
 {
     cascade_tier_stats stats = {0};
 
-    if (code == 0)
-        code = store->file->ops->sync(store->file); /* so that what was removed stays so */
     store->file->ops->stats(store->file, &stats);
     g->report.moved_bytes = atomic_load(&store->counters.compacted_bytes) - g->moved_then;
     if (g->bytes_then > stats.used_bytes)
         g->report.freed_bytes = g->bytes_then - stats.used_bytes;
-    return code;
 }
 
 static int part(cascade_store *store, csc_errand *errand, bool *done)
@@ -122,7 +120,9 @@ static int part(cascade_store *store, csc_errand *errand, bool *done)
     if (code == 0 && g->next < g->count)
         code = move(store, g);
     *done = code || g->next == g->count;
-    return *done ? finish(store, g, code) : 0;
+    if (code == 0 && *done)
+        code = store->file->ops->sync(store->file); /* so that what was removed stays so */
+    return code;
 }
 
 static void look(cascade_store *store, csc_errand *errand)
@@ -152,6 +152,8 @@ int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *resu
     } else {
         g.before = atomic_load(&store->counters.compacted_bytes);
         code = csc_errand_run(store, &g.errand);
+        if (g.is_begun)
+            sum_up(store, &g);
         free(g.infos);
     }
     csc_long_call_end(store);

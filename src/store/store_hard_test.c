@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* Pins, slots and many threads at once. */
 #include "base/mark.h"
+#include "store/store_private.h"
 #include "store/store_testing.h"
 
 #include <pthread.h>
@@ -181,7 +182,7 @@ static void slots_run_out_and_come_back(void **state)
 
 /* ---- many threads ---------------------------------------------------------------------------- */
 
-enum { THREADS = 8, KEYS = 160, OPERATIONS = 2500 };
+enum { WORKERS = 8, KEYS = 160, OPERATIONS = 2500 };
 
 typedef struct worker {
     cascade_store *store;
@@ -298,8 +299,8 @@ static void eight_threads_do_everything(void **state)
     cascade_verify_report report;
     cascade_stats stats;
     cascade_store *store;
-    pthread_t threads[THREADS];
-    worker workers[THREADS] = {0};
+    pthread_t threads[WORKERS];
+    worker workers[WORKERS] = {0};
     uint64_t refused = 0, hits = 0, again = 0;
 
     (void)state;
@@ -307,21 +308,21 @@ static void eight_threads_do_everything(void **state)
     options.hash_threads = 2;
     options.put_wait_ms = 60000;
     store = st_open_with(options);
-    for (uint64_t i = 0; i < THREADS; i++) {
+    for (uint64_t i = 0; i < WORKERS; i++) {
         workers[i] = (worker){.store = store, .number = i};
         assert_int_equal(pthread_create(&threads[i], NULL, work, &workers[i]), 0);
     }
-    for (int i = 0; i < THREADS; i++) {
+    for (int i = 0; i < WORKERS; i++) {
         pthread_join(threads[i], NULL);
         assert_int_equal(workers[i].wrong, 0);
         refused += workers[i].refused;
         again += workers[i].again;
         hits += workers[i].hits;
     }
-    print_message("# %d operations: %d done, %d to try again\n", THREADS * OPERATIONS, (int)hits,
+    print_message("# %d operations: %d done, %d to try again\n", WORKERS * OPERATIONS, (int)hits,
                   (int)again);
     assert_int_equal(refused, 0);
-    assert_in_range(again, 0, THREADS * OPERATIONS / 100);
+    assert_in_range(again, 0, WORKERS * OPERATIONS / 100);
     assert_int_equal(cascade_store_flush(store), 0);
     assert_int_equal(cascade_store_verify(store, &report, NULL, NULL), 0);
     stats = st_stats(store);
@@ -471,6 +472,79 @@ static void a_close_ends_long_calls(void **state)
     }
 }
 
+typedef struct collector {
+    cascade_store *store;
+    cascade_gc_report report;
+    int code;
+} collector;
+
+static void *collect(void *context)
+{
+    collector *c = context;
+
+    c->code = cascade_store_gc(c->store, false, &c->report, NULL, NULL);
+    return NULL;
+}
+
+/* The background may have one of them, which the gc ends first. */
+static atomic_uint segments_gone;
+static _Atomic bool gc_may_go_on;
+
+static void hold_the_fourth(const char *name)
+{
+    if (strcmp(name, "compact: segment goes") == 0 && atomic_fetch_add(&segments_gone, 1) == 3)
+        while (!atomic_load(&gc_may_go_on))
+            st_sleep_ms(1);
+}
+
+static void *close_beside(void *store)
+{
+    return (void *)(intptr_t)cascade_store_close((cascade_store **)store);
+}
+
+/* What it did until then is in its report. */
+static void a_gc_that_is_ended_reports(void **state)
+{
+    enum { PUT = 30 };
+    cascade_options options = st_options();
+    cascade_store *store, *closed;
+    collector c = {0};
+    pthread_t gc, closer;
+    void *code;
+
+    (void)state;
+    options.segment_bytes = 256 * ST_KIB;
+    options.background_rate_bytes = 1;
+    store = closed = st_open_with(options);
+    for (uint64_t key = 0; key < PUT; key++)
+        assert_int_equal(st_put(store, key, key, 100 * ST_KIB, 0, 0), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+    for (uint64_t key = 0; key < PUT; key++)
+        if (key % 2)
+            assert_int_equal(st_delete(store, key), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+    c.store = store;
+    atomic_store(&csc_mark_hook_now, hold_the_fourth);
+    pthread_create(&gc, NULL, collect, &c);
+    while (atomic_load(&segments_gone) < 4)
+        st_sleep_ms(1);
+    pthread_create(&closer, NULL, close_beside, &closed);
+    for (bool closing = false; !closing; st_sleep_ms(1)) {
+        pthread_mutex_lock(&store->lock);
+        closing = store->closing;
+        pthread_mutex_unlock(&store->lock);
+    }
+    atomic_store(&gc_may_go_on, true);
+    pthread_join(gc, NULL);
+    pthread_join(closer, &code);
+    atomic_store(&csc_mark_hook_now, NULL);
+    assert_int_equal((intptr_t)code, 0);
+    assert_int_equal(c.code, CASCADE_EAGAIN);
+    assert_true(c.report.moved_segments > 0);
+    assert_true(c.report.moved_bytes > 0);
+    assert_true(c.report.freed_bytes > 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -480,6 +554,7 @@ int main(void)
         CASE(a_thousand_views_leave_room),  CASE(puts_wait_for_pins),
         CASE(slots_run_out_and_come_back),  CASE(eight_threads_do_everything),
         CASE(racing_puts_of_one_key),       CASE(a_close_ends_long_calls),
+        CASE(a_gc_that_is_ended_reports),
     };
 
     return cmocka_run_group_tests_name("store hard cases", tests, NULL, NULL);
