@@ -35,12 +35,21 @@ static const csc_io_calls real_calls = {
     .unlink = unlink,
     .mkdir = mkdir,
     .statfs = statfs,
+    .stat = stat,
+    .opendir = opendir,
+    .readdir = readdir,
 };
 
 static uint64_t counted(const csc_io *io, enum csc_io_counter counter)
 {
     return atomic_load_explicit(&io->counters[counter], memory_order_relaxed);
 }
+
+/* Asks again as long as a call is interrupted. Not for close: the descriptor is gone. */
+#define WHILE_INTERRUPTED(rc, call)                                                                     \
+    do                                                                                                  \
+        (rc) = (call);                                                                                  \
+    while ((rc) < 0 && errno == EINTR)
 
 static bool is_refusal(int err)
 {
@@ -55,7 +64,13 @@ int csc_io_create(const csc_io_calls *calls, csc_io **io)
         return csc_fail(CASCADE_ENOMEM, "no memory for the file layer");
     made->calls = calls ? *calls : real_calls;
     if (!made->calls.statfs)
-        made->calls.statfs = statfs;
+        made->calls.statfs = real_calls.statfs;
+    if (!made->calls.stat)
+        made->calls.stat = real_calls.stat;
+    if (!made->calls.opendir)
+        made->calls.opendir = real_calls.opendir;
+    if (!made->calls.readdir)
+        made->calls.readdir = real_calls.readdir;
     made->has_table = calls != NULL;
     csc_io_lanes_init(made);
     *io = made;
@@ -95,9 +110,7 @@ int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
     int got;
 
     csc_io_count(io, flags & O_CREAT ? CSC_IO_COUNT_CREATE : CSC_IO_COUNT_OPEN);
-    do
-        got = io->calls.open(path, flags | O_CLOEXEC, mode);
-    while (got < 0 && errno == EINTR);
+    WHILE_INTERRUPTED(got, io->calls.open(path, flags | O_CLOEXEC, mode));
     if (got < 0) {
         int err = errno;
 
@@ -221,9 +234,7 @@ static int sync_with(int (*call)(int), int fd)
 {
     int rc;
 
-    do
-        rc = call(fd);
-    while (rc < 0 && errno == EINTR);
+    WHILE_INTERRUPTED(rc, call(fd));
     return rc < 0 ? csc_fail_errno(errno, "syncing a file") : 0;
 }
 
@@ -239,9 +250,7 @@ int csc_io_allocate(csc_io *io, int fd, uint64_t offset, uint64_t bytes)
 
     if (bytes > INT64_MAX || offset > INT64_MAX - bytes)
         return csc_fail(CASCADE_EINVAL, "reserving file space past the largest file");
-    do
-        rc = io->calls.fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes);
-    while (rc < 0 && errno == EINTR);
+    WHILE_INTERRUPTED(rc, io->calls.fallocate(fd, FALLOC_FL_KEEP_SIZE, (off_t)offset, (off_t)bytes));
     if (rc == 0)
         return 0;
     if (is_refusal(errno))
@@ -256,18 +265,18 @@ int csc_io_truncate(csc_io *io, int fd, uint64_t bytes)
     if (bytes > INT64_MAX)
         return csc_fail(CASCADE_EINVAL, "truncating past the largest file");
     csc_io_count(io, CSC_IO_COUNT_TRUNCATE);
-    do
-        rc = io->calls.ftruncate(fd, (off_t)bytes);
-    while (rc < 0 && errno == EINTR);
+    WHILE_INTERRUPTED(rc, io->calls.ftruncate(fd, (off_t)bytes));
     return rc < 0 ? csc_fail_errno(errno, "truncating a file") : 0;
 }
 
 int csc_io_size(csc_io *io, int fd, uint64_t *bytes)
 {
     struct stat info;
+    int rc;
 
     csc_io_count(io, CSC_IO_COUNT_STAT);
-    if (io->calls.fstat(fd, &info) < 0)
+    WHILE_INTERRUPTED(rc, io->calls.fstat(fd, &info));
+    if (rc < 0)
         return csc_fail_errno(errno, "asking for a file's size");
     if (!S_ISREG(info.st_mode))
         return csc_fail(CASCADE_EFORMAT, "not a regular file");
@@ -277,32 +286,50 @@ int csc_io_size(csc_io *io, int fd, uint64_t *bytes)
 
 int csc_io_stat(csc_io *io, const char *path, struct stat *info)
 {
+    int rc;
+
     csc_io_count(io, CSC_IO_COUNT_STAT);
-    if (stat(path, info) == 0)
+    WHILE_INTERRUPTED(rc, io->calls.stat(path, info));
+    if (rc == 0)
         return 0;
     return errno == ENOENT ? csc_fail(CASCADE_MISS, "%s: there is nothing", path)
                            : csc_fail_errno(errno, "looking at %s", path);
 }
 
+/* A file server may do it, lose the answer and say to the repeated request that the name is taken. */
 int csc_io_link(csc_io *io, const char *from, const char *to)
 {
+    struct stat source, target;
+    int rc, err;
+
     csc_io_count(io, CSC_IO_COUNT_CREATE);
-    if (io->calls.link(from, to) == 0)
+    WHILE_INTERRUPTED(rc, io->calls.link(from, to));
+    if (rc == 0)
         return 0;
-    return errno == EEXIST ? csc_fail(CASCADE_EEXIST, "%s exists already", to)
-                           : csc_fail_errno(errno, "linking %s to %s", from, to);
+    err = errno;
+    if (csc_io_stat(io, from, &source) == 0 && csc_io_stat(io, to, &target) == 0 &&
+        source.st_dev == target.st_dev && source.st_ino == target.st_ino)
+        return 0;
+    return err == EEXIST ? csc_fail(CASCADE_EEXIST, "%s exists already", to)
+                         : csc_fail_errno(err, "linking %s to %s", from, to);
 }
 
 int csc_io_rename(csc_io *io, const char *from, const char *to)
 {
+    int rc;
+
     csc_io_count(io, CSC_IO_COUNT_RENAME);
-    return io->calls.rename(from, to) < 0 ? csc_fail_errno(errno, "renaming %s to %s", from, to) : 0;
+    WHILE_INTERRUPTED(rc, io->calls.rename(from, to));
+    return rc < 0 ? csc_fail_errno(errno, "renaming %s to %s", from, to) : 0;
 }
 
 int csc_io_unlink(csc_io *io, const char *path)
 {
+    int rc;
+
     csc_io_count(io, CSC_IO_COUNT_UNLINK);
-    if (io->calls.unlink(path) == 0)
+    WHILE_INTERRUPTED(rc, io->calls.unlink(path));
+    if (rc == 0)
         return 0;
     if (errno == ENOENT)
         return csc_fail(CASCADE_MISS, "%s: no such file", path);
@@ -311,8 +338,11 @@ int csc_io_unlink(csc_io *io, const char *path)
 
 int csc_io_mkdir(csc_io *io, const char *path, mode_t mode)
 {
+    int rc;
+
     csc_io_count(io, CSC_IO_COUNT_MKDIR);
-    if (io->calls.mkdir(path, mode) == 0 || errno == EEXIST)
+    WHILE_INTERRUPTED(rc, io->calls.mkdir(path, mode));
+    if (rc == 0 || errno == EEXIST)
         return 0;
     return csc_fail_errno(errno, "making directory %s", path);
 }
@@ -333,8 +363,10 @@ int csc_io_sync_directory(csc_io *io, const char *path)
 int csc_io_file_system(csc_io *io, const char *path, uint32_t *magic)
 {
     struct statfs info;
+    int rc;
 
-    if (io->calls.statfs(path, &info) < 0)
+    WHILE_INTERRUPTED(rc, io->calls.statfs(path, &info));
+    if (rc < 0)
         return csc_fail_errno(errno, "asking for the file system of %s", path);
     *magic = (uint32_t)info.f_type;
     return 0;
@@ -348,7 +380,9 @@ int csc_io_list(csc_io *io, const char *path, int (*visit)(void *context, const 
     int rc = 0;
 
     csc_io_count(io, CSC_IO_COUNT_READDIR);
-    directory = opendir(path);
+    do
+        directory = io->calls.opendir(path);
+    while (!directory && errno == EINTR);
     if (!directory) {
         int err = errno;
 
@@ -356,7 +390,7 @@ int csc_io_list(csc_io *io, const char *path, int (*visit)(void *context, const 
             return csc_fail(CASCADE_MISS, "%s: no such directory", path);
         return csc_fail_errno(err, "listing %s", path);
     }
-    for (errno = 0; rc == 0 && (entry = readdir(directory)); errno = 0) {
+    for (errno = 0; rc == 0 && (entry = io->calls.readdir(directory)); errno = 0) {
         const char *name = entry->d_name;
 
         if (name[0] == '.' && (name[1] == '\0' || (name[1] == '.' && name[2] == '\0')))

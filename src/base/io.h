@@ -8,6 +8,7 @@
 #define CSC_BASE_IO_H
 
 #include <cascade/cascade.h>
+#include <dirent.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -31,7 +32,11 @@ typedef struct csc_io_calls {
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);
     int (*mkdir)(const char *path, mode_t mode);
-    int (*statfs)(const char *path, struct statfs *info); /* NULL: the real one */
+    /* These may be NULL: the real ones. */
+    int (*statfs)(const char *path, struct statfs *info);
+    int (*stat)(const char *path, struct stat *info);
+    DIR *(*opendir)(const char *path);
+    struct dirent *(*readdir)(DIR *directory);
     /* Optional. Set: transfers of lanes go through io_uring all the same, and this sees, and may change,
      * the result of each: bytes or a negative errno. Not set: they go through preadv and pwritev above.
      */
@@ -65,10 +70,11 @@ int csc_io_allocate(csc_io *io, int fd, uint64_t offset, uint64_t bytes);
 int csc_io_truncate(csc_io *io, int fd, uint64_t bytes);
 /** Anything but a regular file: CASCADE_EFORMAT. */
 int csc_io_size(csc_io *io, int fd, uint64_t *bytes);
-/** Facts about a path. CASCADE_MISS: there is nothing. Not one of `calls`. */
+/** Facts about a path. CASCADE_MISS: there is nothing. */
 int csc_io_stat(csc_io *io, const char *path, struct stat *info);
-/** A second name for a file; counts as create. CASCADE_EEXIST: `to` exists. */
+/** A second name for a file; counts as create. CASCADE_EEXIST: `to` exists, and is another file. */
 int csc_io_link(csc_io *io, const char *from, const char *to);
+/** One that fails may have been done all the same: a file server lost the answer and was asked again. */
 int csc_io_rename(csc_io *io, const char *from, const char *to);
 int csc_io_unlink(csc_io *io, const char *path);             /* CASCADE_MISS: no such file */
 int csc_io_mkdir(csc_io *io, const char *path, mode_t mode); /* an existing directory is fine */

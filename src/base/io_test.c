@@ -202,13 +202,160 @@ static void many_vectors(void **state)
     csc_io_close(io, fd);
 }
 
+/* Every call but close is interrupted the first time. */
+static unsigned asked;
+
+static bool is_first(void)
+{
+    errno = EINTR;
+    return asked++ % 2 == 0;
+}
+
+static int twice_open(const char *name, int flags, mode_t mode)
+{
+    return is_first() ? -1 : open(name, flags, mode);
+}
+
+static int twice_fdatasync(int fd)
+{
+    return is_first() ? -1 : fdatasync(fd);
+}
+
+static int twice_fsync(int fd)
+{
+    return is_first() ? -1 : fsync(fd);
+}
+
+static int twice_fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    return is_first() ? -1 : fallocate(fd, mode, offset, bytes);
+}
+
+static int twice_ftruncate(int fd, off_t bytes)
+{
+    return is_first() ? -1 : ftruncate(fd, bytes);
+}
+
+static int twice_fstat(int fd, struct stat *info)
+{
+    return is_first() ? -1 : fstat(fd, info);
+}
+
+static int twice_link(const char *from, const char *to)
+{
+    return is_first() ? -1 : link(from, to);
+}
+
+static int twice_rename(const char *from, const char *to)
+{
+    return is_first() ? -1 : rename(from, to);
+}
+
+static int twice_unlink(const char *name)
+{
+    return is_first() ? -1 : unlink(name);
+}
+
+static int twice_mkdir(const char *name, mode_t mode)
+{
+    return is_first() ? -1 : mkdir(name, mode);
+}
+
+static int twice_statfs(const char *name, struct statfs *info)
+{
+    return is_first() ? -1 : statfs(name, info);
+}
+
+static int twice_stat(const char *name, struct stat *info)
+{
+    return is_first() ? -1 : stat(name, info);
+}
+
+static DIR *twice_opendir(const char *name)
+{
+    return is_first() ? NULL : opendir(name);
+}
+
+static void interruptions_are_asked_again(void **state)
+{
+    const csc_io_calls calls = {.open = twice_open,
+                                .close = close,
+                                .fdatasync = twice_fdatasync,
+                                .fsync = twice_fsync,
+                                .fallocate = twice_fallocate,
+                                .ftruncate = twice_ftruncate,
+                                .fstat = twice_fstat,
+                                .link = twice_link,
+                                .rename = twice_rename,
+                                .unlink = twice_unlink,
+                                .mkdir = twice_mkdir,
+                                .statfs = twice_statfs,
+                                .stat = twice_stat,
+                                .opendir = twice_opendir};
+    struct stat info;
+    uint64_t bytes;
+    uint32_t magic;
+    csc_io *twice;
+    int names = 0;
+    int fd;
+
+    (void)state;
+    asked = 0;
+    assert_int_equal(csc_io_create(&calls, &twice), 0);
+    assert_int_equal(csc_io_open(twice, path, O_RDWR | O_CREAT, 0600, &fd), 0);
+    assert_int_equal(csc_io_truncate(twice, fd, 5), 0);
+    assert_int_equal(csc_io_allocate(twice, fd, 0, 4096), 0);
+    assert_int_equal(csc_io_datasync(twice, fd), 0);
+    assert_int_equal(csc_io_size(twice, fd, &bytes), 0);
+    csc_io_close(twice, fd);
+    assert_int_equal(csc_io_link(twice, path, other), 0);
+    assert_int_equal(csc_io_unlink(twice, path), 0);
+    assert_int_equal(csc_io_rename(twice, other, path), 0);
+    assert_int_equal(csc_io_stat(twice, path, &info), 0);
+    assert_int_equal(csc_io_mkdir(twice, other, 0700), 0);
+    assert_int_equal(rmdir(other), 0);
+    assert_int_equal(csc_io_sync_directory(twice, directory), 0);
+    assert_int_equal(csc_io_file_system(twice, directory, &magic), 0);
+    assert_int_equal(csc_io_list(twice, directory, count_names, &names), 0);
+    assert_int_equal(asked, 28);
+    csc_io_destroy(&twice);
+}
+
+static int lying_link(const char *from, const char *to)
+{
+    int rc = link(from, to);
+
+    errno = EEXIST;
+    return rc < 0 ? rc : -1;
+}
+
+/* As when a file server's answer is lost and it is asked again. */
+static void a_link_that_was_done(void **state)
+{
+    const csc_io_calls calls = {.open = plain_open, .close = close, .link = lying_link};
+    csc_io *lying;
+    int fd;
+
+    (void)state;
+    assert_int_equal(csc_io_create(&calls, &lying), 0);
+    assert_int_equal(csc_io_open(lying, path, O_RDWR | O_CREAT, 0600, &fd), 0);
+    csc_io_close(lying, fd);
+    assert_int_equal(csc_io_link(lying, path, other), 0);
+    assert_int_equal(unlink(path), 0);
+    assert_int_equal(csc_io_open(lying, path, O_RDWR | O_CREAT, 0600, &fd), 0);
+    csc_io_close(lying, fd);
+    assert_int_equal(csc_io_link(lying, path, other), CASCADE_EEXIST); /* another file */
+    csc_io_destroy(&lying);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(counts_what_it_does),   CASE(failures_have_names), CASE(reserving_keeps_the_size),
-        CASE(short_transfers_go_on), CASE(many_vectors),
+        CASE(short_transfers_go_on), CASE(many_vectors),        CASE(interruptions_are_asked_again),
+        CASE(a_link_that_was_done),
     };
 
     return cmocka_run_group_tests_name("io", tests, NULL, NULL);
