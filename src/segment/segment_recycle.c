@@ -134,16 +134,32 @@ static int open_spare(csc_segment_tier *t, const csc_segment_spare *spare, const
     return rc;
 }
 
-bool csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t generation)
+/* A rename that failed may have been done: then the file that was claimed has no name any more, and what
+ * is written to it would vanish. Whichever file has the name is emptied and used. */
+static int claim_again(csc_segment_tier *t, const char *path)
+{
+    int fd;
+    int rc = csc_io_open(t->io, path, O_RDWR, 0, &fd);
+
+    if (rc)
+        return rc == CASCADE_MISS ? CASCADE_EIO : rc;
+    csc_io_close(t->io, t->writer.fd);
+    t->writer.fd = fd;
+    return csc_io_truncate(t->io, fd, 0);
+}
+
+int csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t generation, bool *taken)
 {
     char old_path[CSC_SEGMENT_PATH_BYTES];
     csc_segment_writer *w = &t->writer;
     csc_segment_spare spare;
+    int claimed = 0;
     int fd;
     int rc;
 
+    *taken = false;
     if (t->spare_count == 0)
-        return false;
+        return 0;
     pthread_mutex_lock(&t->lock);
     spare = t->spares[--t->spare_count];
     pthread_mutex_unlock(&t->lock);
@@ -151,9 +167,11 @@ bool csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t gene
     rc = open_spare(t, &spare, old_path, &fd);
     if (rc == 0) {
         rc = begin_again(t, &spare, fd, generation);
-        if (rc == 0)
+        if (rc == 0) {
             rc = csc_io_rename(t->io, old_path, path);
-        csc_mark("recycle: renamed");
+            csc_mark("recycle: renamed");
+            claimed = rc;
+        }
         if (rc) {
             csc_io_close(t->io, fd);
             csc_io_unlink(t->io, old_path); /* if that fails too, an open will find a spare */
@@ -161,13 +179,14 @@ bool csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t gene
     }
     if (rc) {
         csc_log(CSC_LOG_WARNING, "a removed segment's file cannot be used again: %s", csc_fail_text());
-        return false;
+        return claimed ? claim_again(t, path) : 0;
     }
     csc_io_close(t->io, w->fd);
     w->fd = fd;
     w->recycled_bytes = spare.bytes;
+    *taken = true;
     atomic_fetch_add(&t->recycled, 1);
-    return true;
+    return 0;
 }
 
 void csc_segment_spares_remove(csc_segment_tier *t)

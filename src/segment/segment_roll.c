@@ -153,13 +153,20 @@ static void go_direct(csc_segment_tier *t, const char *path)
     }
 }
 
-/* Makes the file with the next free number. */
+/* Makes the file with the next free number. Of numbers that are taken so many are tried at once: a file
+ * system that says so of each must not hold the writer for ever. The next try goes on from there. */
+#define CLAIMS_MAX 100u
+
 static int claim_number(csc_segment_tier *t, char path[CSC_SEGMENT_PATH_BYTES])
 {
     csc_segment_writer *w = &t->writer;
+    unsigned tries = 0;
     int rc;
 
     do {
+        if (tries++ == CLAIMS_MAX)
+            return csc_fail(CASCADE_EIO, "the names of %u new segments are taken, the last is %s",
+                            CLAIMS_MAX, path);
         if (w->next_number == UINT32_MAX)
             return csc_fail(CASCADE_ENOSPC, "all segment numbers of rank %u are used", t->rank);
         w->number = w->next_number++;
@@ -195,13 +202,15 @@ int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t r
 static int begin(csc_segment_tier *t, const char *path, uint64_t generation)
 {
     csc_segment_writer *w = &t->writer;
-    int rc = 0;
+    bool taken;
+    int rc;
 
     w->recycled_bytes = 0;
-    if (csc_segment_spare_take(t, path, generation)) {
-        go_direct(t, path);
-    } else {
-        go_direct(t, path);
+    rc = csc_segment_spare_take(t, path, generation, &taken);
+    if (rc)
+        return rc;
+    go_direct(t, path);
+    if (!taken) {
         rc = csc_segment_fill_header(t, generation, 0);
         if (rc == 0) {
             struct iovec vector = {w->page, CSC_SEGFMT_PAGE_BYTES};
