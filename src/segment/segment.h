@@ -176,9 +176,9 @@ int csc_segment_hiders(csc_tier *tier, uint32_t segment,
 
 /** Whether a delete may hide a bind in any segment, of any rank, but `except`. `deleted`: key and
  * sequence count. Yes for nothing about once in 4e9 / (keys per segment); and while there are segments
- * that cannot be read here, but perhaps by others; and once the directory could not be synced, because
- * what was removed before may come back, though a later sync works. What others wrote counts as far as
- * it is known (csc_segment_refresh). For the writer. */
+ * that cannot be read here, but perhaps by others, or are read in part; and once the directory could not
+ * be synced, because what was removed before may come back, though a later sync works. What others wrote
+ * counts as far as it is known (csc_segment_refresh). For the writer. */
 bool csc_segment_may_hide(csc_tier *tier, uint32_t except, const csc_binding *deleted);
 /** The same of a bind, in segments of this rank: the binds of others are not older or younger than it as
  * long as neither has seen the other's. */

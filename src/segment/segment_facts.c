@@ -176,7 +176,8 @@ static bool may_hide(csc_segment_tier *t, uint32_t except, const csc_binding *hi
     for (size_t i = 0; i < t->item_count && !yes; i++)
         yes = i != except && t->items[i]->state != CSC_SEGMENT_REMOVED &&
               (of_all_ranks || t->items[i]->rank == t->rank) &&
-              t->items[i]->binds.sequence_min < hider->sequence && may_hold(&t->items[i]->binds, hash);
+              (t->items[i]->cut || (t->items[i]->binds.sequence_min < hider->sequence &&
+                                    may_hold(&t->items[i]->binds, hash)));
     pthread_mutex_unlock(&t->lock);
     return yes;
 }

@@ -40,7 +40,7 @@ int csc_segment_file_open(csc_segment_tier *t, uint32_t rank, uint32_t number, u
     }
     if (rc) {
         free(made);
-        return rc;
+        return rc == CASCADE_ENOSPC ? CASCADE_EIO : rc; /* nothing was to be written */
     }
     *file = made;
     return 0;

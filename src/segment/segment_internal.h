@@ -70,6 +70,7 @@ typedef struct csc_segment_item {
     bool found;       /* in the directory, not made by this handle */
     atomic_bool ours; /* as in csc_segment_info */
     bool abandoned;   /* the same */
+    bool cut;         /* a part of it could not be read yet */
     /* under the lock */
     uint64_t bytes;
     uint64_t scanned;       /* found, not sealed: records before this offset were visited */

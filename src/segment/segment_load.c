@@ -47,6 +47,12 @@ void csc_segment_loading_next(csc_segment_loading *l)
     l->from = PAGE;
     l->item = NULL;
     l->file = NULL;
+    l->cut = false;
+}
+
+void csc_segment_loading_forget(csc_segment_loading *l)
+{
+    l->window_from = l->window_to = 0;
 }
 
 /* Makes the window as large as that; its first `kept` bytes stay. */
@@ -290,6 +296,17 @@ static int fetch_index(csc_segment_loading *l, const csc_segfmt_trailer *trailer
     return rc ? rc : csc_segfmt_index_check(trailer, *data);
 }
 
+static int find_index(csc_segment_loading *l, csc_segfmt_trailer *trailer, const void **data)
+{
+    int rc = fetch(l, l->size - PAGE, PAGE, false, data);
+
+    if (rc)
+        return rc;
+    memcpy(trailer, *data, sizeof *trailer);
+    rc = csc_segfmt_trailer_check(trailer, l->generation, l->size);
+    return rc ? rc : fetch_index(l, trailer, data);
+}
+
 /* Reads a segment by its index. `*sound` tells whether there was a good one; if not, nothing was
  * reported. */
 int csc_segment_load_index(csc_segment_loading *l, bool *sound)
@@ -301,13 +318,11 @@ int csc_segment_load_index(csc_segment_loading *l, bool *sound)
     *sound = l->source.sealed = false;
     if (l->size < 2 * PAGE)
         return 0;
-    rc = fetch(l, l->size - PAGE, PAGE, false, &data);
-    if (rc == 0) {
-        memcpy(&trailer, data, sizeof trailer);
-        rc = csc_segfmt_trailer_check(&trailer, l->generation, l->size);
+    rc = find_index(l, &trailer, &data);
+    if (rc == CASCADE_ECORRUPT && !l->live) {
+        csc_segment_loading_forget(l); /* the transfer may have hurt it */
+        rc = find_index(l, &trailer, &data);
     }
-    if (rc == 0)
-        rc = fetch_index(l, &trailer, &data);
     if (rc == CASCADE_ENOMEM || (rc == CASCADE_EIO && l->all_or_nothing))
         return rc;
     if ((rc == CASCADE_ECORRUPT || rc == CASCADE_EIO) && !l->live)
@@ -395,9 +410,14 @@ int csc_segment_scan_records(csc_segment_loading *l)
 
     while (rc == 0 && l->from < l->size) {
         rc = fetch_record(l, l->from, ahead, &record, &record_bytes);
+        if (rc == CASCADE_ECORRUPT && !l->live) {
+            csc_segment_loading_forget(l); /* the transfer may have hurt it */
+            rc = fetch_record(l, l->from, ahead, &record, &record_bytes);
+        }
         if (rc == CASCADE_ENOMEM || (rc && rc != CASCADE_ECORRUPT && l->all_or_nothing))
             return rc;
         if (rc) {
+            l->cut = rc != CASCADE_ECORRUPT;
             if (!l->live)
                 csc_log(rc == CASCADE_ECORRUPT ? CSC_LOG_INFO : CSC_LOG_WARNING,
                         "reading an unsealed segment ends: %s", csc_fail_text());

@@ -21,6 +21,7 @@ typedef struct csc_segment_loading {
     bool live;           /* a refresh: other handles write meanwhile */
     bool went;           /* a refresh: a file was gone that had just been there */
     bool all_or_nothing; /* what cannot be read fails the reading; else it ends there */
+    bool cut;            /* it did */
     uint8_t *window;
     size_t window_room;
     uint64_t window_from, window_to; /* what of the file lies there */
@@ -34,6 +35,8 @@ int csc_segment_loading_begin(csc_segment_loading *l);
 void csc_segment_loading_end(csc_segment_loading *l);
 /** Forgets the segment read before, and memory that only a large one needed. */
 void csc_segment_loading_next(csc_segment_loading *l);
+/** What is read next is read anew. */
+void csc_segment_loading_forget(csc_segment_loading *l);
 /** The first page; goes over to buffered reads where direct ones are refused. */
 int csc_segment_load_page(csc_segment_loading *l, const csc_segment_name *named, const void **page);
 /** Visits a segment from `from` on by its index. `*sound` tells whether there was a good one; if not,

@@ -30,6 +30,17 @@ static void remove_spare(csc_segment_tier *t, const csc_segment_name *named)
     (void)csc_io_unlink(t->io, path); /* else it stays, and the next open tries again */
 }
 
+/* 0: the first page is that of a segment or of a spare. */
+static int judge(const csc_segment_name *named, const void *page)
+{
+    const csc_segfmt_header *header = page;
+    int rc = csc_segfmt_header_check(header);
+
+    if (rc == 0 && (header->rank != named->rank || header->number != named->number))
+        rc = csc_fail(CASCADE_EFORMAT, "written under another name");
+    return csc_segfmt_is_spare(page, named->rank, named->number) ? 0 : rc;
+}
+
 /* Checks the first page against the name and puts the segment into the table. CASCADE_MISS: there is
  * nothing to read, and nothing wrong. */
 static int load_header(csc_segment_loading *l, const csc_segment_name *named)
@@ -53,6 +64,12 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
     if (l->size < PAGE)
         return csc_fail(CASCADE_EFORMAT, "too short for a segment");
     rc = csc_segment_load_page(l, named, &page);
+    if (rc == 0 && (rc = judge(named, page)) != 0) {
+        csc_segment_loading_forget(l); /* the transfer may have hurt it */
+        rc = csc_segment_load_page(l, named, &page);
+        if (rc == 0)
+            rc = judge(named, page);
+    }
     if (rc)
         return rc;
     if (csc_segfmt_is_spare(page, named->rank, named->number)) {
@@ -63,11 +80,6 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
         return CASCADE_MISS;
     }
     header = page;
-    rc = csc_segfmt_header_check(header);
-    if (rc)
-        return rc;
-    if (header->rank != named->rank || header->number != named->number)
-        return csc_fail(CASCADE_EFORMAT, "written under another name");
     if (memcmp(header->writer, l->t->writer.id, sizeof header->writer) == 0)
         return CASCADE_MISS; /* this handle's, about to come into the table or just removed */
     l->source.rank = named->rank;
@@ -113,6 +125,13 @@ static int load_records(csc_segment_loading *l)
     if (rc == 0 && !sound && l->item->ours) {
         rc = csc_io_datasync(l->t->io, l->file->fd);
         l->item->abandoned = is_abandoned(l->t, l->item);
+    }
+    /* What is behind has been seen by nobody: whoever empties the segment would lose that. */
+    if (rc || l->cut) {
+        pthread_mutex_lock(&l->t->lock);
+        l->item->cut = true;
+        l->item->ours = false;
+        pthread_mutex_unlock(&l->t->lock);
     }
     csc_segment_file_keep(l->t, l->item, l->file);
     l->file = NULL;

@@ -164,9 +164,11 @@ static int drop_unlisted(csc_segment_loading *l, known_list *list)
 /* ---- segments that are there ---------------------------------------------------------------------- */
 
 /* Ends the reading of more records; lets the next refresh see to it if it was asked to begin earlier. */
-static void note_progress(csc_segment_loading *l, uint64_t begun, bool sealed)
+static void note_progress(csc_segment_loading *l, uint64_t begun, bool all, bool sealed)
 {
     pthread_mutex_lock(&l->t->lock);
+    l->item->cut &= !all;
+    sealed &= all;
     if (l->item->scanned == begun) {
         l->item->scanned = l->from;
         if (sealed && l->item->state == CSC_SEGMENT_UNSEALED)
@@ -206,7 +208,7 @@ static int read_more(csc_segment_loading *l, const known *k)
             rc = csc_segment_load_index(l, &sound);
         if (rc == 0 && !sound)
             rc = csc_segment_scan_records(l);
-        note_progress(l, begun, sound && rc == 0);
+        note_progress(l, begun, rc == 0, sound);
     }
     csc_segment_file_release(l->t, l->file);
     l->file = NULL;
