@@ -545,8 +545,8 @@ typedef struct cascade_gc_report {
 /**
  * Drops what is too old, and moves what lives out of segments that are mostly dead, without the rate
  * limit. `dry_run`: only says what would go. Blocks until done; puts and gets go on.
- * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_EAGAIN (stopped by `progress`, or by
- * cascade_store_close). The report is filled either way.
+ * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_ETIMEDOUT (the file tier is slow); CASCADE_EAGAIN
+ * (stopped by `progress`, or by cascade_store_close). The report is filled either way.
  */
 CASCADE_API int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *report,
                                  cascade_progress progress, void *context);

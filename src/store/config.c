@@ -139,7 +139,12 @@ static int check(const csc_store_config *config)
 
 /* ---- the settings file ----------------------------------------------------------------------- */
 
-static int read_settings(csc_io *io, const char *path, csc_settings *settings)
+static bool is_damage(int code)
+{
+    return code == CASCADE_EFORMAT || code == CASCADE_ECORRUPT || code == CASCADE_EINVAL;
+}
+
+static int read_settings_once(csc_io *io, const char *path, csc_settings *settings)
 {
     struct iovec vector;
     uint64_t bytes;
@@ -162,13 +167,21 @@ static int read_settings(csc_io *io, const char *path, csc_settings *settings)
     if (code == 0)
         code = csc_settings_parse(text, bytes, settings);
     free(text);
-    if (code == CASCADE_EFORMAT || code == CASCADE_ECORRUPT || code == CASCADE_EINVAL) {
+    if (is_damage(code)) {
         char why[256];
 
         snprintf(why, sizeof why, "%s", csc_fail_text());
         return csc_fail(code, "%s: %s", path, why);
     }
     return code;
+}
+
+/* Wrong bytes are read once more: the transfer may have hurt them. */
+static int read_settings(csc_io *io, const char *path, csc_settings *settings)
+{
+    int code = read_settings_once(io, path, settings);
+
+    return is_damage(code) ? read_settings_once(io, path, settings) : code;
 }
 
 /* Whole or not at all: written aside, synced, then given its name unless another was quicker. */

@@ -19,7 +19,8 @@
 
 enum { BYTES = 150000, WAYS = 4, EVER = 1 << 30 };
 
-static atomic_int wrong; /* so many reads of blocks to come bring a wrong bit */
+static atomic_int wrong;          /* so many reads of blocks to come bring a wrong bit */
+static atomic_int wrong_settings; /* the same of the settings file */
 
 static atomic_ullong unreadable; /* inode of a file of which no block can be read, 0: none */
 static atomic_uint refused;      /* such reads so far */
@@ -44,7 +45,10 @@ static ssize_t wrong_preadv(int fd, const struct iovec *vectors, int count, off_
         return -1;
     }
     got = preadv(fd, vectors, count, offset);
-
+    if (got > 0 && got < 4096 && atomic_load(&wrong_settings) > 0) {
+        atomic_fetch_sub(&wrong_settings, 1);
+        ((uint8_t *)last->iov_base)[last->iov_len / 2] ^= 0x20;
+    }
     if (got > 4096 && atomic_load(&wrong) > 0) {
         atomic_fetch_sub(&wrong, 1);
         ((uint8_t *)last->iov_base)[last->iov_len / 2] ^= 0x10;
@@ -182,12 +186,29 @@ static void one_bad_segment_stops_nothing(void **state)
     st_close(&store);
 }
 
+static void settings_are_read_again(void **state)
+{
+    cascade_options options = st_options();
+    cascade_store *store = st_open();
+
+    (void)state;
+    st_close(&store);
+    atomic_store(&wrong_settings, 1);
+    assert_int_equal(csc_store_open_with(&options, &calls, &store), 0);
+    assert_int_equal(atomic_load(&wrong_settings), 0);
+    st_close(&store);
+    atomic_store(&wrong_settings, 2);
+    assert_int_not_equal(csc_store_open_with(&options, &calls, &store), 0);
+    assert_int_equal(atomic_load(&wrong_settings), 0);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         CASE(wrong_once_is_a_hit),
         CASE(wrong_ever_is_a_miss),
         CASE(one_bad_segment_stops_nothing),
+        CASE(settings_are_read_again),
     };
 
     return cmocka_run_group_tests_name("store, reads that are wrong", tests, NULL, NULL);
