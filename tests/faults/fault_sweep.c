@@ -214,6 +214,7 @@ int main(int argc, char **argv)
     printf("# faults: seed %llu\n", (unsigned long long)s.seed);
     if (!s.table)
         printf("1..%d\n", FAULT_OPERATIONS);
+    fflush(stdout); /* a child must not print it again */
     count_calls(&s);
     run_all(&s);
     fault_cases_end();
