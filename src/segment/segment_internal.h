@@ -293,8 +293,8 @@ int csc_segment_fill_header(csc_segment_tier *t, uint64_t generation, uint64_t r
 
 /** Makes a removed segment's file a spare; false: it has to be unlinked. */
 bool csc_segment_spare_keep(csc_segment_tier *t, const csc_segment_item *item);
-/** Makes a spare the file of the new segment whose name `path` was just claimed. `*taken` false: there is
- * none that can be used, and the claimed file is empty. A failure: the name cannot be used. */
+/** Makes a spare the file of the new segment whose name `path` was just claimed. `*taken` false: there
+ * is none that can be used, and the claimed file is empty. A failure: the name cannot be used. */
 int csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t generation, bool *taken);
 void csc_segment_spares_remove(csc_segment_tier *t);
 
