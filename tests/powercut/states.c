@@ -136,7 +136,8 @@ static void apply_torn(image *file, const pc_step *write, uint64_t *random)
 static void cut_to(image *file, uint64_t bytes)
 {
     reach(file, bytes);
-    memset(file->data + bytes, 0, file->room - bytes);
+    if (file->room > bytes) /* else there may be no data at all */
+        memset(file->data + bytes, 0, file->room - bytes);
     file->bytes = bytes;
 }
 
