@@ -105,6 +105,12 @@ static void reach(image *file, uint64_t bytes)
     }
 }
 
+static void put_bytes(image *file, const pc_step *step)
+{
+    if (step->bytes) /* else there may be no data at all */
+        memcpy(file->data + step->offset, step->data, step->bytes);
+}
+
 /* How likely it is, in sixteenths, that something not synced is there all the same. */
 static unsigned pick_chance(uint64_t *random)
 {
@@ -150,7 +156,7 @@ static void apply_all(image *file, uint32_t inode, size_t end)
         if (s->kind != PC_STEP_WRITE || s->inode != inode)
             continue;
         reach(file, s->offset + s->bytes);
-        memcpy(file->data + s->offset, s->data, s->bytes);
+        put_bytes(file, s);
     }
 }
 
@@ -182,7 +188,7 @@ static void apply_some(image *file, uint32_t inode, size_t end, uint64_t *random
         }
         reach(file, s->offset + s->bytes);
         if (durable || pc_random(random) % 16 >= tear)
-            memcpy(file->data + s->offset, s->data, s->bytes);
+            put_bytes(file, s);
         else
             apply_torn(file, s, random);
     }
