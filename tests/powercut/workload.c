@@ -255,7 +255,7 @@ static void put(world *w, uint32_t flags)
     pc_say(note);
     code = pc_put(w->stores[rank_of(w, note.key)], note.key, note.seed, flags, &existed);
     /* After a cut a key may be bound to what only another rank's open segment has. */
-    if (code == CASCADE_EAGAIN && (flags & CASCADE_PUT_DURABLE) && w->setup.ranks > 1)
+    if (code == CASCADE_EAGAIN && (flags & CASCADE_PUT_DURABLE) && w->setup.is_second)
         return;
     if (code && (code != CASCADE_ENOSPC || !w->setup.budget_bytes))
         fail("putting");
