@@ -121,7 +121,7 @@ uint64_t csc_segment_offset_of(const csc_place *place);
 bool csc_segment_is_same_record(const csc_place *a, const csc_place *b);
 
 /** Bytes in use by this rank's segments, with the index that the open one will get, without files that
- * wait to be used again. */
+ * wait to be used again. The writing thread only. */
 uint64_t csc_segment_used_bytes(csc_tier *tier);
 
 /** Lists this rank's segments, oldest first; `*count` in: room, out: how many there are. */

@@ -457,7 +457,6 @@ static void note_log_entry(csc_segment_tier *t, const csc_segfmt_log_entry *from
     memcpy(entry->parent, from->parent, sizeof entry->parent);
     memcpy(entry->digest, from->digest, sizeof entry->digest);
     entry->sequence = from->sequence;
-    csc_segment_note_log(t, w->index, from->type == CSC_SEGFMT_LOG_DELETE);
     entry->tenant = from->tenant;
     entry->k_bytes = from->k_bytes;
     entry->v_bytes = from->v_bytes;
@@ -465,6 +464,7 @@ static void note_log_entry(csc_segment_tier *t, const csc_segfmt_log_entry *from
     entry->header_bytes = (uint32_t)header_bytes;
     entry->type = from->type == CSC_SEGFMT_LOG_BIND ? CSC_SEGFMT_INDEX_BIND : CSC_SEGFMT_INDEX_DELETE;
     entry->flags = (uint16_t)from->flags;
+    csc_segment_note_log(t, w->index, from->type == CSC_SEGFMT_LOG_DELETE);
 }
 
 int csc_segment_log(csc_tier *tier, const csc_log_entry *entries, size_t count, uint32_t *segment)

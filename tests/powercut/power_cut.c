@@ -83,7 +83,8 @@ static void keep(uint64_t number)
     fprintf(stderr,
             "powercut: state %llu of %s seed %llu breaks a promise: a cut before step %zu of %zu, hash "
             "%016llx\n  recording and state: %s\n  again: power_cut --replay %s --state %llu\n",
-            (unsigned long long)number, setup->is_second ? "a second recording of" : "the recording of",
+            (unsigned long long)number,
+            setup->ranks_before ? "a second recording of" : "the recording of",
             (unsigned long long)setup->seed, cut.end, pc_steps(), (unsigned long long)hash, path, path,
             (unsigned long long)number);
 }
@@ -129,7 +130,7 @@ static int check_twice(uint64_t number, const places *at)
     pc_promise promises[PC_KEYS], found[PC_KEYS];
     cascade_store *store;
 
-    setup.is_second = 1;
+    setup.ranks_before = setup.ranks;
     setup.seed = setup.seed * 1000 + number;
     setup.ranks = 1;
     setup.age_s = 0; /* what is found must not be too old already */

@@ -17,7 +17,7 @@ typedef struct pc_setup {
     uint32_t ranks; /* key `n` is of rank n % ranks */
     uint32_t age_s;
     uint32_t is_encrypted;
-    uint32_t is_second; /* began with a state that a cut had left */
+    uint32_t ranks_before; /* of the recording whose cut left the state it began with; 0: began anew */
 } pc_setup;
 
 /** What the workload says of itself, at its place among the writes (promises.h makes sense of it). */

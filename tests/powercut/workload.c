@@ -254,8 +254,9 @@ static void put(world *w, uint32_t flags)
     note.seed = w->setup.seed << 20 | (content * w->setup.ranks + rank_of(w, note.key));
     pc_say(note);
     code = pc_put(w->stores[rank_of(w, note.key)], note.key, note.seed, flags, &existed);
-    /* After a cut a key may be bound to what only another rank's open segment has. */
-    if (code == CASCADE_EAGAIN && (flags & CASCADE_PUT_DURABLE) && w->setup.is_second)
+    /* Alone after a cut of two ranks: the other's key may be bound to what only his open segment has. */
+    if (code == CASCADE_EAGAIN && (flags & CASCADE_PUT_DURABLE) && w->setup.ranks_before &&
+        note.key % w->setup.ranks_before != 0)
         return;
     if (code && (code != CASCADE_ENOSPC || !w->setup.budget_bytes))
         fail("putting");
