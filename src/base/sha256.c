@@ -24,15 +24,52 @@ static bool digest_by_openssl(EVP_MD_CTX *context, csc_sha256_message *message)
     return EVP_DigestFinal_ex(context, message->digest, NULL);
 }
 
-static void run_openssl(csc_sha256_message *messages, size_t count)
+/* ---- a list as a source ------------------------------------------------------------------------- */
+
+typedef struct list {
+    csc_sha256_source source;
+    csc_sha256_message *next;
+    size_t left;
+} list;
+
+static csc_sha256_message *list_next(csc_sha256_source *source)
+{
+    list *l = (list *)(void *)source;
+
+    if (l->left == 0)
+        return NULL;
+    l->left--;
+    return l->next++;
+}
+
+static void list_done(csc_sha256_source *source, csc_sha256_message *message)
+{
+    (void)source;
+    (void)message;
+}
+
+static list list_of(csc_sha256_message *messages, size_t count)
+{
+    return (list){.source = {list_next, list_done}, .next = messages, .left = count};
+}
+
+/* ---- paths ---------------------------------------------------------------------------------------- */
+
+static void run_openssl(csc_sha256_source *source)
 {
     EVP_MD_CTX *context = EVP_MD_CTX_new();
+    csc_sha256_message *message;
 
-    /* OpenSSL fails when memory is short or its configuration has no SHA-256. A wrong digest would merge
-     * different blocks, so there is a path that cannot fail. */
-    for (size_t i = 0; i < count; i++)
-        if (!context || !digest_by_openssl(context, &messages[i]))
-            csc_sha256_run(&csc_sha256_scalar, NULL, &messages[i], 1);
+    while ((message = source->next(source))) {
+        /* OpenSSL fails when memory is short or its configuration has no SHA-256. A wrong digest would
+         * merge different blocks, so there is a path that cannot fail. */
+        if (!context || !digest_by_openssl(context, message)) {
+            list alone = list_of(message, 1);
+
+            csc_sha256_run(&csc_sha256_scalar, NULL, &alone.source);
+        }
+        source->done(source, message);
+    }
     EVP_MD_CTX_free(context);
 }
 
@@ -51,8 +88,9 @@ static bool wide_is_faster(const csc_sha256_kernel *shani, const csc_sha256_kern
         messages[i] = (csc_sha256_message){.pieces = &piece, .piece_count = 1};
     for (unsigned round = 0; round < 2 * ROUNDS; round++) {
         uint64_t begin_ns = csc_clock_ns(), spent_ns;
+        list all = list_of(messages, MESSAGES);
 
-        csc_sha256_run(round % 2 ? avx512 : shani, shani, messages, MESSAGES);
+        csc_sha256_run(round % 2 ? avx512 : shani, shani, &all.source);
         spent_ns = csc_clock_ns() - begin_ns;
         if (spent_ns < best_ns[round % 2])
             best_ns[round % 2] = spent_ns;
@@ -91,31 +129,43 @@ static csc_sha256_path chosen_path(void)
     return (csc_sha256_path)path;
 }
 
-int csc_sha256_many_by(csc_sha256_path path, csc_sha256_message *messages, size_t count)
+int csc_sha256_stream_by(csc_sha256_path path, csc_sha256_source *source)
 {
     const csc_sha256_kernel *shani = csc_sha256_shani(), *avx512 = csc_sha256_avx512();
 
     switch (path == CSC_SHA256_AUTO ? chosen_path() : path) {
     case CSC_SHA256_AUTO: /* both are there, and AVX-512 won */
-        csc_sha256_run(count < CSC_SHA256_WIDE_MIN ? shani : avx512, shani, messages, count);
+        csc_sha256_run(avx512, shani, source);
         return 0;
     case CSC_SHA256_OPENSSL:
-        run_openssl(messages, count);
+        run_openssl(source);
         return 0;
     case CSC_SHA256_SHANI:
         if (!shani)
             break;
-        csc_sha256_run(shani, NULL, messages, count);
+        csc_sha256_run(shani, NULL, source);
         return 0;
     case CSC_SHA256_AVX512:
         if (!avx512)
             break;
-        csc_sha256_run(avx512, NULL, messages, count);
+        csc_sha256_run(avx512, NULL, source);
         return 0;
     default:
         return csc_fail(CASCADE_EINVAL, "SHA-256 path %d does not exist", (int)path);
     }
     return csc_fail(CASCADE_ENOTSUP, "this CPU has no SHA-256 path %s", path_names[path]);
+}
+
+void csc_sha256_stream(csc_sha256_source *source)
+{
+    csc_sha256_stream_by(CSC_SHA256_AUTO, source);
+}
+
+int csc_sha256_many_by(csc_sha256_path path, csc_sha256_message *messages, size_t count)
+{
+    list all = list_of(messages, count);
+
+    return csc_sha256_stream_by(path, &all.source);
 }
 
 void csc_sha256_many(csc_sha256_message *messages, size_t count)

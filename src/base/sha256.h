@@ -30,6 +30,25 @@ typedef enum csc_sha256_path {
     CSC_SHA256_AVX512
 } csc_sha256_path;
 
+/** Where messages come from while others are under way, and where their digests go. Its owner embeds it.
+ */
+typedef struct csc_sha256_source {
+    /** A message to begin with; NULL: none now. It is the callee's until it is done. */
+    csc_sha256_message *(*next)(struct csc_sha256_source *source);
+    /** The digest is there. */
+    void (*done)(struct csc_sha256_source *source, csc_sha256_message *message);
+} csc_sha256_source;
+
+/**
+ * Digests what the source has, up to CSC_SHA256_BATCH messages at a time, until it has none and all are
+ * done. A message that comes while others are under way joins them, so that lanes do not stay empty for
+ * as long as the longest takes. Both functions are called by this thread, and not too seldom (every few
+ * 100 KiB of the others) while a lane is free. Cannot fail. Any thread.
+ */
+void csc_sha256_stream(csc_sha256_source *source);
+/** The same by a given path. Returns 0, or CASCADE_ENOTSUP when this CPU lacks it. */
+int csc_sha256_stream_by(csc_sha256_path path, csc_sha256_source *source);
+
 /** Digests `count` messages (any number) with the best path. Cannot fail. Any thread. */
 void csc_sha256_many(csc_sha256_message *messages, size_t count);
 

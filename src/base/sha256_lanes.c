@@ -11,6 +11,9 @@
 
 #include <string.h>
 
+/* With a lane free the source is asked again after so much of the others: 256 KiB. */
+#define ASK_BLOCKS 4096u
+
 typedef struct stream {
     csc_sha256_message *message;
     size_t piece; /* where the next run begins: piece and offset in it */
@@ -25,10 +28,10 @@ typedef struct stream {
 typedef struct engine {
     csc_sha256_lanes lanes;
     stream streams[CSC_SHA256_LANES]; /* storage; order without meaning */
-    stream *column[CSC_SHA256_LANES]; /* the stream of lane i, for i < active */
+    stream *column[CSC_SHA256_LANES]; /* the stream of lane i for i < active, then the idle ones */
     unsigned active;
-    csc_sha256_message *next; /* the messages not begun */
-    size_t waiting;
+    csc_sha256_source *source;
+    bool dry; /* it had none when it was asked last */
 } engine;
 
 /* Copies up to a block from the stream's place on into its buffer, across pieces. */
@@ -94,13 +97,16 @@ static bool next_run(stream *s)
     return true;
 }
 
-/* Begins the next waiting message in a lane. */
-static void begin(engine *e, unsigned lane)
+/* Begins the source's next message in a lane; false: it has none now. */
+static bool begin(engine *e, unsigned lane)
 {
+    csc_sha256_message *message = e->source->next(e->source);
     stream *s = e->column[lane];
 
-    s->message = e->next++;
-    e->waiting--;
+    e->dry = !message;
+    if (e->dry)
+        return false;
+    s->message = message;
     s->piece = 0;
     s->offset = 0;
     s->bytes = 0;
@@ -108,10 +114,11 @@ static void begin(engine *e, unsigned lane)
     for (unsigned i = 0; i < 8; i++)
         e->lanes.state[i][lane] = csc_sha256_initial[i];
     next_run(s); /* an empty message too has a block */
+    return true;
 }
 
-/* Hands out the digest of a lane whose message ended, and gives the lane the next message or, if none
- * waits, the work of the last lane. */
+/* Hands out the digest of a lane whose message ended, and gives the lane the next message or, if there
+ * is none, the work of the last lane. */
 static void end(engine *e, unsigned lane)
 {
     stream *s = e->column[lane];
@@ -124,21 +131,21 @@ static void end(engine *e, unsigned lane)
         s->message->digest[4 * i + 2] = (uint8_t)(word >> 8);
         s->message->digest[4 * i + 3] = (uint8_t)word;
     }
-    if (e->waiting) {
-        begin(e, lane);
+    e->source->done(e->source, s->message);
+    if (begin(e, lane))
         return;
-    }
     unsigned last = --e->active;
     e->column[lane] = e->column[last];
+    e->column[last] = s;
     for (unsigned i = 0; i < 8; i++)
         e->lanes.state[i][lane] = e->lanes.state[i][last];
 }
 
-/* One kernel call over the first lanes, and what follows from it. */
-static void advance(engine *e, const csc_sha256_kernel *kernel)
+/* One kernel call over the first lanes, of at most `most` blocks, and what follows from it. */
+static void advance(engine *e, const csc_sha256_kernel *kernel, size_t most)
 {
     unsigned working = e->active < kernel->width ? e->active : kernel->width;
-    size_t blocks = e->column[0]->run_blocks;
+    size_t blocks = most;
 
     for (unsigned i = 0; i < working; i++) {
         e->lanes.data[i] = e->column[i]->run;
@@ -157,16 +164,17 @@ static void advance(engine *e, const csc_sha256_kernel *kernel)
 }
 
 void csc_sha256_run(const csc_sha256_kernel *wide, const csc_sha256_kernel *narrow,
-                    csc_sha256_message *messages, size_t count)
+                    csc_sha256_source *source)
 {
-    engine e;
+    engine e = {.source = source};
 
-    e.next = messages;
-    e.waiting = count;
-    for (e.active = 0; e.active < wide->width && e.waiting; e.active++) {
-        e.column[e.active] = &e.streams[e.active];
-        begin(&e, e.active);
-    }
-    while (e.active)
-        advance(&e, narrow && !e.waiting && e.active < CSC_SHA256_WIDE_MIN ? narrow : wide);
+    for (unsigned i = 0; i < CSC_SHA256_LANES; i++)
+        e.column[i] = &e.streams[i];
+    do {
+        while (e.active < wide->width && begin(&e, e.active))
+            e.active++;
+        if (e.active)
+            advance(&e, narrow && e.dry && e.active < CSC_SHA256_WIDE_MIN ? narrow : wide,
+                    e.active < wide->width ? ASK_BLOCKS : SIZE_MAX);
+    } while (e.active || !e.dry);
 }

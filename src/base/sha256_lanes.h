@@ -41,9 +41,9 @@ extern const csc_sha256_kernel csc_sha256_scalar;
 const csc_sha256_kernel *csc_sha256_shani(void);
 const csc_sha256_kernel *csc_sha256_avx512(void);
 
-/** Digests all messages. `wide` runs until no message waits and fewer than CSC_SHA256_WIDE_MIN are under
- * way; from then on `narrow`, if it is not NULL. */
+/** csc_sha256_stream with given kernels: `wide`, and while the source has no message and fewer than
+ * CSC_SHA256_WIDE_MIN are under way `narrow`, if it is not NULL. */
 void csc_sha256_run(const csc_sha256_kernel *wide, const csc_sha256_kernel *narrow,
-                    csc_sha256_message *messages, size_t count);
+                    csc_sha256_source *source);
 
 #endif

@@ -64,14 +64,48 @@ static const digester digesters[] = {
 };
 #define DIGESTERS (sizeof digesters / sizeof digesters[0])
 
-/* False when this CPU cannot. */
-static bool digest(const digester *by, csc_sha256_message *messages, size_t count)
+/* A source that now and then has none, though more are to come. */
+typedef struct moody_source {
+    csc_sha256_source source;
+    csc_sha256_message *messages;
+    size_t count, begun, done;
+    uint64_t asked;
+    unsigned moods; /* it has none each so many times that it is asked; 0: it always has */
+} moody_source;
+
+static csc_sha256_message *moody_next(csc_sha256_source *source)
 {
-    if (by->wide) {
-        csc_sha256_run(by->wide, by->narrow, messages, count);
-        return true;
-    }
-    int code = csc_sha256_many_by(by->path, messages, count);
+    moody_source *m = (moody_source *)(void *)source;
+
+    if (m->begun == m->count || (m->moods && ++m->asked % m->moods == 0))
+        return NULL;
+    assert_true(m->begun - m->done < CSC_SHA256_BATCH);
+    return &m->messages[m->begun++];
+}
+
+static void moody_done(csc_sha256_source *source, csc_sha256_message *message)
+{
+    moody_source *m = (moody_source *)(void *)source;
+
+    assert_true(message >= m->messages && message < m->messages + m->begun);
+    m->done++;
+}
+
+/* False when this CPU cannot. `moods` 0: as one list, where there is a call for that. */
+static bool digest(const digester *by, unsigned moods, csc_sha256_message *messages, size_t count)
+{
+    moody_source m = {{moody_next, moody_done}, messages, count, 0, 0, 0, moods};
+    int code = 0;
+
+    do {
+        if (by->wide)
+            csc_sha256_run(by->wide, by->narrow, &m.source);
+        else if (moods)
+            code = csc_sha256_stream_by(by->path, &m.source);
+        else
+            code = csc_sha256_many_by(by->path, messages, count);
+        assert_int_equal(m.done, m.begun); /* none is left behind */
+    } while (code == 0 && (by->wide || moods) && m.done < count);
     if (code == 0)
         return true;
     assert_int_equal(code, CASCADE_ENOTSUP);
@@ -147,6 +181,9 @@ static void free_sample(sample *s, const csc_sha256_message *message)
         free(s->memory[i]);
 }
 
+static const unsigned all_moods[] = {0, 2, 3, 7};
+#define MOODS (sizeof all_moods / sizeof all_moods[0])
+
 static void test_equals_openssl(void **state)
 {
     static sample samples[MESSAGES_MAX];
@@ -161,7 +198,7 @@ static void test_equals_openssl(void **state)
             for (size_t d = 0; d < DIGESTERS; d++) {
                 for (size_t i = 0; i < count; i++)
                     memset(messages[i].digest, 0xee, CSC_SHA256_BYTES);
-                if (!digest(&digesters[d], messages, count))
+                if (!digest(&digesters[d], all_moods[round % MOODS], messages, count))
                     continue;
                 for (size_t i = 0; i < count; i++)
                     if (memcmp(messages[i].digest, samples[i].expected, CSC_SHA256_BYTES) != 0)
@@ -214,8 +251,9 @@ static void test_published_vectors(void **state)
                                     .bytes = vectors[i].text ? strlen(text) : MILLION};
         messages[i] = (csc_sha256_message){.pieces = &pieces[i], .piece_count = 1};
     }
-    for (size_t d = 0; d < DIGESTERS; d++) {
-        if (!digest(&digesters[d], messages, COUNT))
+    for (size_t d = 0; d < DIGESTERS * MOODS; d++) {
+        memset(messages[4].digest, 0, CSC_SHA256_BYTES);
+        if (!digest(&digesters[d / MOODS], all_moods[d % MOODS], messages, COUNT))
             continue;
         for (size_t i = 0; i < COUNT; i++) {
             format_hex(messages[i].digest, CSC_SHA256_BYTES, hex);

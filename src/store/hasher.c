@@ -1,9 +1,11 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Digests behind the puts: a worker takes as many contents as the multi-buffer kernels like, digests
- * them outside the lock, then merges equals. What was deleted meanwhile is discarded, never resurrected.
+ * Digests behind the puts: a worker takes as many contents as the multi-buffer kernels like, and more as
+ * they come, digests them outside the lock, and merges equals. What was deleted meanwhile is discarded,
+ * never resurrected.
  */
 #include "base/clock.h"
+#include "base/grow.h"
 #include "base/sha256.h"
 #include "store/store_private.h"
 
@@ -11,69 +13,23 @@
 
 #define RETRY_NS UINT64_C(10000000)
 
-typedef struct hash_batch {
-    csc_sha256_message messages[CSC_SHA256_BATCH];
-    uint32_t numbers[CSC_SHA256_BATCH];
-    uint32_t generations[CSC_SHA256_BATCH];
-    uint32_t count;
-    cascade_piece *pieces; /* of all messages */
+/* A content that is being digested. */
+typedef struct hash_job {
+    csc_sha256_message message; /* first, so that it is found from it */
+    uint32_t number;
+    uint32_t generation;
+    cascade_piece *pieces;
     size_t room;
-} hash_batch;
+    struct hash_job *next_idle;
+} hash_job;
 
-/* Pieces of a content's bytes, behind those there are. False when memory is out. */
-static bool add_pieces(cascade_store *store, hash_batch *batch, size_t *used, uint32_t number)
-{
-    const csc_content_entry *entry = csc_content_at(store, number);
-    size_t count = entry->dram.count;
-
-    if (*used + count > batch->room) {
-        size_t room = 2 * (*used + count);
-        cascade_piece *grown = realloc(batch->pieces, room * sizeof *grown);
-
-        if (!grown)
-            return false;
-        batch->pieces = grown;
-        batch->room = room;
-    }
-    count = csc_arena_pieces(store->arena, &entry->dram, 0, csc_content_bytes(entry),
-                             batch->pieces + *used, batch->room - *used);
-    batch->messages[batch->count].piece_count = count;
-    *used += count;
-    return true;
-}
-
-/* Lock held. Contents stay HASHING and busy until settle. */
-static void take_batch(cascade_store *store, hash_batch *batch)
-{
-    size_t used = 0, at = 0;
-
-    batch->count = 0;
-    while (batch->count < CSC_SHA256_BATCH) {
-        uint32_t number = csc_work_pop(store, &store->hash_queue);
-
-        if (number == CSC_NUMBER_NONE)
-            break;
-        if (!csc_content_has(csc_content_at(store, number), CSC_CONTENT_LIVE)) {
-            store->content_states[number].flags &= (uint16_t)~CSC_CS_HASHING;
-            store->hash_taken++;
-            continue;
-        }
-        if (!add_pieces(store, batch, &used, number)) {
-            /* Out of memory: later. A flush waits for it. */
-            csc_work_push(store, &store->hash_queue, number);
-            break;
-        }
-        store->content_states[number].busy++;
-        batch->numbers[batch->count] = number;
-        batch->generations[batch->count++] = csc_content_generation(csc_content_at(store, number));
-    }
-    /* The array may have moved while it grew. */
-    for (uint32_t i = 0; i < batch->count; i++) {
-        batch->messages[i].pieces = batch->pieces + at;
-        at += batch->messages[i].piece_count;
-    }
-    store->hashing += batch->count;
-}
+typedef struct hash_worker {
+    csc_sha256_source source;
+    cascade_store *store;
+    hash_job jobs[CSC_SHA256_BATCH];
+    hash_job *idle;
+    bool starved; /* a content had to go back for want of memory */
+} hash_worker;
 
 /* Lock held. */
 static void settle(cascade_store *store, uint32_t number, uint32_t generation, const uint8_t digest[32])
@@ -115,33 +71,95 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
     }
 }
 
+/* Lock held. False when memory is out. */
+static bool begin(cascade_store *store, hash_job *job, uint32_t number)
+{
+    const csc_content_entry *entry = csc_content_at(store, number);
+
+    if (!csc_grow(&job->pieces, &job->room, entry->dram.count, sizeof *job->pieces))
+        return false;
+    job->message.pieces = job->pieces;
+    job->message.piece_count = csc_arena_pieces(store->arena, &entry->dram, 0, csc_content_bytes(entry),
+                                                job->pieces, job->room);
+    job->number = number;
+    job->generation = csc_content_generation(entry);
+    return true;
+}
+
+/* Contents stay HASHING and busy until they are done. */
+static csc_sha256_message *next(csc_sha256_source *source)
+{
+    hash_worker *worker = (hash_worker *)(void *)source;
+    cascade_store *store = worker->store;
+    hash_job *job = worker->idle; /* one for each of the kernels' lanes */
+    csc_sha256_message *message = NULL;
+    uint32_t number;
+
+    pthread_mutex_lock(&store->lock);
+    while (!message && (number = csc_work_pop(store, &store->hash_queue)) != CSC_NUMBER_NONE) {
+        if (!csc_content_has(csc_content_at(store, number), CSC_CONTENT_LIVE)) {
+            store->content_states[number].flags &= (uint16_t)~CSC_CS_HASHING;
+            store->hash_taken++;
+            continue;
+        }
+        if (!begin(store, job, number)) {
+            /* Later. A flush waits for it. */
+            csc_work_push(store, &store->hash_queue, number);
+            worker->starved = true;
+            break;
+        }
+        store->content_states[number].busy++;
+        store->hashing++;
+        worker->idle = job->next_idle;
+        message = &job->message;
+    }
+    pthread_mutex_unlock(&store->lock);
+    return message;
+}
+
+static void done(csc_sha256_source *source, csc_sha256_message *message)
+{
+    hash_worker *worker = (hash_worker *)(void *)source;
+    hash_job *job = (hash_job *)(void *)message;
+    cascade_store *store = worker->store;
+
+    pthread_mutex_lock(&store->lock);
+    settle(store, job->number, job->generation, message->digest);
+    store->hashing--;
+    store->hash_taken++;
+    pthread_cond_broadcast(&store->progress);
+    pthread_mutex_unlock(&store->lock);
+    job->next_idle = worker->idle;
+    worker->idle = job;
+}
+
 void *csc_hasher_main(void *context)
 {
     cascade_store *store = context;
-    hash_batch batch = {0};
+    hash_worker worker = {.source = {next, done}, .store = store};
 
+    for (size_t i = 0; i < CSC_SHA256_BATCH; i++) {
+        worker.jobs[i].next_idle = worker.idle;
+        worker.idle = &worker.jobs[i];
+    }
     pthread_mutex_lock(&store->lock);
     for (;;) {
-        take_batch(store, &batch);
-        if (batch.count == 0) {
-            if (store->stopping)
-                break;
-            if (store->hash_queue.head)
-                csc_store_wait(store, csc_clock_ns() + RETRY_NS);
-            else
-                pthread_cond_wait(&store->hash_work, &store->lock);
+        if (store->hash_queue.head && !worker.starved) {
+            pthread_mutex_unlock(&store->lock);
+            csc_sha256_stream(&worker.source);
+            pthread_mutex_lock(&store->lock);
             continue;
         }
-        pthread_mutex_unlock(&store->lock);
-        csc_sha256_many(batch.messages, batch.count);
-        pthread_mutex_lock(&store->lock);
-        for (uint32_t i = 0; i < batch.count; i++)
-            settle(store, batch.numbers[i], batch.generations[i], batch.messages[i].digest);
-        store->hashing -= batch.count;
-        store->hash_taken += batch.count;
-        pthread_cond_broadcast(&store->progress);
+        if (store->stopping)
+            break;
+        if (worker.starved)
+            csc_store_wait(store, csc_clock_ns() + RETRY_NS);
+        else
+            pthread_cond_wait(&store->hash_work, &store->lock);
+        worker.starved = false;
     }
     pthread_mutex_unlock(&store->lock);
-    free(batch.pieces);
+    for (size_t i = 0; i < CSC_SHA256_BATCH; i++)
+        free(worker.jobs[i].pieces);
     return NULL;
 }
