@@ -131,9 +131,10 @@ static int begin(csc_cipher *c, const csc_cipher_record *record, bool opens)
     return code;
 }
 
-int csc_cipher_begin_seal(csc_cipher *cipher, const csc_cipher_record *record, uint8_t *tags)
+int csc_cipher_begin_seal(csc_cipher *cipher, const csc_cipher_record *record, uint64_t first,
+                          uint8_t *tags)
 {
-    cipher->chunk = 0;
+    cipher->chunk = first;
     cipher->tags_out = tags;
     return begin(cipher, record, false);
 }

@@ -44,10 +44,12 @@ void csc_cipher_destroy(csc_cipher **cipher);
 int csc_cipher_salt(uint8_t salt[CSC_CIPHER_SALT_BYTES]);
 
 /**
- * Begins to encrypt a record's payload from its start. The chunks' tags will be written to `tags`.
+ * Begins to encrypt a record's payload from chunk `first` on. The chunks' tags will be written to
+ * `tags`, that of `first` first. Several ciphers may encrypt chunks of one record at the same time.
  * Errors: CASCADE_ENOKEY (the keyring lacks the key), CASCADE_ENOMEM.
  */
-int csc_cipher_begin_seal(csc_cipher *cipher, const csc_cipher_record *record, uint8_t *tags);
+int csc_cipher_begin_seal(csc_cipher *cipher, const csc_cipher_record *record, uint64_t first,
+                          uint8_t *tags);
 /** Begins to decrypt from chunk `first` on, whose tag is the first in `tags`. */
 int csc_cipher_begin_open(csc_cipher *cipher, const csc_cipher_record *record, uint64_t first,
                           const uint8_t *tags);

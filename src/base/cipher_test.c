@@ -69,7 +69,7 @@ static void seal_vector(size_t step)
     csc_cipher_record record = vector_record();
 
     memset(tags, 0, sizeof tags);
-    assert_int_equal(csc_cipher_begin_seal(cipher, &record, tags), 0);
+    assert_int_equal(csc_cipher_begin_seal(cipher, &record, 0, tags), 0);
     for (size_t at = 0; at < PAYLOAD_BYTES; at += step) {
         size_t bytes = PAYLOAD_BYTES - at < step ? PAYLOAD_BYTES - at : step;
 
@@ -145,7 +145,7 @@ static void an_empty_payload(void **state)
     csc_cipher_record record = vector_record();
 
     (void)state;
-    assert_int_equal(csc_cipher_begin_seal(cipher, &record, NULL), 0);
+    assert_int_equal(csc_cipher_begin_seal(cipher, &record, 0, NULL), 0);
     assert_int_equal(csc_cipher_feed(cipher, NULL, NULL, 0), 0);
     assert_int_equal(csc_cipher_end(cipher), 0);
 }

@@ -99,8 +99,8 @@ void csc_segment_free(csc_segment_tier *t)
         csc_segment_spares_remove(t);
     free(t->writer.entries);
     free(t->writer.page);
+    csc_segment_crew_destroy(t->writer.crew, t->owner != getpid());
     csc_segment_ring_destroy(t->writer.ring);
-    csc_cipher_destroy(&t->writer.cipher);
     for (size_t i = 0; i < t->item_count; i++) {
         csc_segment_file_close(t, t->items[i]->file);
         free(t->items[i]->binds.hashes);

@@ -103,15 +103,41 @@ typedef struct csc_segment_spare {
     uint64_t bytes;
 } csc_segment_spare;
 
-/* One of the writer's requests: idle, being filled, or in the file layer's hands. */
+/** A place in a list of pieces. */
+typedef struct csc_segment_cursor {
+    const cascade_piece *pieces;
+    size_t count;
+    size_t index;
+    size_t used; /* of pieces[index] */
+} csc_segment_cursor;
+
+/* Payload that is to be encrypted into a request's memory, from a chunk's start to a chunk's end. */
+typedef struct csc_segment_part {
+    csc_segfmt_record *header; /* with its salt; sums and tags go there */
+    uint64_t first;            /* its first chunk */
+    csc_segment_cursor from;
+    size_t bytes;
+    uint8_t *to;
+    bool whole; /* all of the record is in the request: the header is sealed too */
+} csc_segment_part;
+
+/* One of the writer's requests: idle, being filled, waiting to be encrypted, or in the file layer's
+ * hands. */
 typedef struct csc_segment_request {
     csc_io_request io;
     struct iovec vectors[CSC_SEGMENT_VECTORS_MAX];
     size_t bytes;
     uint8_t *stage; /* CSC_SEGMENT_REQUEST_BYTES, for what cannot go to the file from where it lies */
     size_t staged_bytes;
-    void *owned; /* more memory, freed when the request is done; or NULL */
+    csc_segfmt_record *owned; /* a header by itself, sealed when all before it is encrypted, and freed
+                                 when the request is done; or NULL */
+    csc_segment_part *parts;
+    size_t part_count, part_room;
+    int code; /* of encrypting */
+    bool encrypted;
 } csc_segment_request;
+
+typedef struct csc_segment_crew csc_segment_crew;
 
 /* The writer's requests; they complete in any order. Between two calls of csc_segment_write all are
  * idle. */
@@ -149,7 +175,7 @@ typedef struct csc_segment_writer {
     uint8_t id[16];         /* of this handle, random */
     uint8_t *page;          /* for first pages; made with the first segment */
     csc_segment_ring *ring; /* made at the first write */
-    csc_cipher *cipher;     /* NULL: payloads are not encrypted */
+    csc_segment_crew *crew; /* NULL: payloads are not encrypted */
 } csc_segment_writer;
 
 typedef struct csc_segment_tier {
@@ -310,12 +336,33 @@ csc_segment_request *csc_segment_ring_take(csc_segment_tier *t, uint64_t offset)
 void csc_segment_request_push(csc_segment_request *request, void *data, size_t bytes);
 /** Adds `bytes`, whole pages, of the request's own memory; the caller knows that there is room. */
 uint8_t *csc_segment_request_stage(csc_segment_request *request, size_t bytes);
+/** Sends a request on its way; what is to be encrypted is encrypted first. */
 void csc_segment_ring_submit(csc_segment_tier *t, csc_segment_request *request);
 /** Gives a request back that was not submitted. */
 void csc_segment_ring_release(csc_segment_tier *t, csc_segment_request *request);
 /** Waits for all of them; the first failure since the last drain, after which any may have failed. */
 int csc_segment_ring_drain(csc_segment_tier *t);
 void csc_segment_ring_destroy(csc_segment_ring *ring);
+
+/* ---- segment_encrypt.c: requests that are encrypted on their way ----------------------------- */
+
+/** Whoever takes requests out encrypts as well; a few threads, started with the first request, do it
+ * beside. `ring` is borrowed. Errors: as csc_cipher_create. */
+int csc_segment_crew_make(const csc_keyring *ring, csc_segment_crew **crew);
+/** Nothing is queued. `forked`: the threads are the parent's. NULL is accepted. */
+void csc_segment_crew_destroy(csc_segment_crew *crew, bool forked);
+/** Before any of a record's payload: fills the salt. Its header's fixed part is filled in. CASCADE_EIO.
+ */
+int csc_segment_encrypt_begin(csc_segfmt_record *header);
+/** Adds payload to a request's parts. CASCADE_ENOMEM. */
+int csc_segment_request_encrypt(csc_segment_request *request, const csc_segment_part *part);
+/** Queues a request; one without parts keeps its place in the order. */
+void csc_segment_crew_push(csc_segment_crew *crew, csc_segment_request *request);
+/**
+ * Takes the oldest queued request out, encrypted. `wait`: takes a hand until it is, so that NULL means
+ * that none is queued; else NULL also means that it is not ready.
+ */
+csc_segment_request *csc_segment_crew_pop(csc_segment_crew *crew, bool wait);
 
 /* ---- segment_write.c, segment_read.c --------------------------------------------------------- */
 
@@ -330,14 +377,6 @@ void csc_segment_place_make(csc_place *place, uint32_t index, uint64_t offset, u
                             uint64_t generation);
 
 /* ---- pieces ---------------------------------------------------------------------------------- */
-
-/** A place in a list of pieces. */
-typedef struct csc_segment_cursor {
-    const cascade_piece *pieces;
-    size_t count;
-    size_t index;
-    size_t used; /* of pieces[index] */
-} csc_segment_cursor;
 
 /** The next bytes that lie together, at most `most`; 0 at the end. Does not move. */
 size_t csc_segment_cursor_peek(csc_segment_cursor *cursor, size_t most, uint8_t **data);

@@ -336,7 +336,7 @@ int csc_segment_open(const csc_segment_options *options, const csc_segment_visit
     else if (getrandom(t->writer.id, sizeof t->writer.id, 0) != sizeof t->writer.id)
         rc = csc_fail(CASCADE_EIO, "the system gives no random bytes");
     if (rc == 0 && t->keyring)
-        rc = csc_cipher_create(t->keyring, &t->writer.cipher);
+        rc = csc_segment_crew_make(t->keyring, &t->writer.crew);
     if (rc == 0)
         rc = load_all(t, visitor);
     if (rc)

@@ -16,20 +16,23 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-#define WAIT_NS UINT64_C(60000000000)
+#define HUGE_PAGE ((size_t)2 << 20)
+#define WAIT_NS   UINT64_C(60000000000)
 
 static int make_ring(csc_segment_writer *w)
 {
+    const size_t bytes = CSC_SEGMENT_REQUESTS * CSC_SEGMENT_REQUEST_BYTES;
     csc_segment_ring *ring = calloc(1, sizeof *ring);
+    void *memory = NULL;
 
-    if (!ring)
-        return csc_fail(CASCADE_ENOMEM, "no memory for requests");
-    ring->stages = csc_segment_alloc(CSC_SEGMENT_REQUESTS * CSC_SEGMENT_REQUEST_BYTES);
-    if (!ring->stages) {
+    if (!ring || posix_memalign(&memory, HUGE_PAGE, bytes)) {
         free(ring);
-        return CASCADE_ENOMEM;
+        return csc_fail(CASCADE_ENOMEM, "no memory for requests");
     }
+    (void)madvise(memory, bytes, MADV_HUGEPAGE); /* the kernel looks up each page of a transfer */
+    ring->stages = memory;
     for (size_t i = 0; i < CSC_SEGMENT_REQUESTS; i++) {
         ring->requests[i].stage = ring->stages + i * CSC_SEGMENT_REQUEST_BYTES;
         ring->idle[ring->idle_count++] = &ring->requests[i];
@@ -55,8 +58,11 @@ void csc_segment_ring_end(csc_segment_tier *t)
 
 void csc_segment_ring_destroy(csc_segment_ring *ring)
 {
-    if (ring)
-        free(ring->stages);
+    if (!ring)
+        return;
+    for (size_t i = 0; i < CSC_SEGMENT_REQUESTS; i++)
+        free(ring->requests[i].parts);
+    free(ring->stages);
     free(ring);
 }
 
@@ -115,20 +121,62 @@ static void write_refused(csc_segment_tier *t)
     }
 }
 
+/* A request whose bytes are all there. After a failure nothing more is written: the whole batch goes. */
+static void send(csc_segment_tier *t, csc_segment_request *request)
+{
+    csc_segment_ring *ring = t->writer.ring;
+    int rc;
+
+    if (request->code && ring->code == 0)
+        ring->code = csc_fail(request->code, "a record cannot be encrypted");
+    if (ring->code) {
+        csc_segment_ring_release(t, request);
+        return;
+    }
+    if (request->owned)
+        csc_segfmt_record_seal(request->owned);
+    t->writer.dirty = true;
+    request->io.fd = t->writer.fd;
+    rc = csc_io_submit(ring->lane, &request->io);
+    if (rc == 0) {
+        ring->in_flight++;
+    } else {
+        request->io.status = rc;
+        finish(t, request);
+    }
+}
+
+/* Sends what is encrypted; with `wait` the oldest request in any case. False: there was none. */
+static bool send_encrypted(csc_segment_tier *t, bool wait)
+{
+    csc_segment_crew *crew = t->writer.crew;
+    csc_segment_request *request = crew ? csc_segment_crew_pop(crew, wait) : NULL;
+
+    if (request)
+        send(t, request);
+    return request;
+}
+
 csc_segment_request *csc_segment_ring_take(csc_segment_tier *t, uint64_t offset)
 {
     csc_segment_ring *ring = t->writer.ring;
     csc_segment_request *request;
 
-    while (ring->idle_count == 0 && ring->in_flight > 0)
-        wait_for_one(t);
-    if (ring->idle_count == 0)
-        write_refused(t);
+    while (ring->idle_count == 0)
+        if (send_encrypted(t, true))
+            continue;
+        else if (ring->in_flight > 0)
+            wait_for_one(t);
+        else
+            write_refused(t);
     request = ring->idle[--ring->idle_count];
     request->io = (csc_io_request){
         .is_write = true, .vectors = request->vectors, .offset = offset, .owner = request};
     request->bytes = 0;
     request->staged_bytes = 0;
+    request->part_count = 0;
+    request->code = 0;
+    request->encrypted = false;
     return request;
 }
 
@@ -155,18 +203,13 @@ uint8_t *csc_segment_request_stage(csc_segment_request *request, size_t bytes)
 
 void csc_segment_ring_submit(csc_segment_tier *t, csc_segment_request *request)
 {
-    csc_segment_ring *ring = t->writer.ring;
-    int rc;
-
-    t->writer.dirty = true;
-    request->io.fd = t->writer.fd;
-    rc = csc_io_submit(ring->lane, &request->io);
-    if (rc == 0) {
-        ring->in_flight++;
-    } else {
-        request->io.status = rc;
-        finish(t, request);
+    if (!t->writer.crew) {
+        send(t, request);
+        return;
     }
+    csc_segment_crew_push(t->writer.crew, request);
+    while (send_encrypted(t, false))
+        ;
 }
 
 int csc_segment_ring_drain(csc_segment_tier *t)
@@ -174,6 +217,8 @@ int csc_segment_ring_drain(csc_segment_tier *t)
     csc_segment_ring *ring = t->writer.ring;
     int code;
 
+    while (send_encrypted(t, true))
+        ;
     while (ring->in_flight > 0)
         wait_for_one(t);
     if (ring->refused_count > 0)

@@ -91,8 +91,9 @@ typedef struct job {
     uint64_t header_bytes;
     uint64_t payload_bytes;
     csc_segment_cursor cursor;
-    bool aligned;       /* goes to the file from where it lies */
-    csc_cipher *cipher; /* NULL: not encrypted */
+    bool aligned; /* goes to the file from where it lies */
+    bool encrypts;
+    uint64_t chunks; /* so many are in requests, to be encrypted there */
     csc_segfmt_record *header;
     csc_segfmt_summer summer;
 } job;
@@ -102,20 +103,6 @@ static void note_failure(csc_segment_tier *t, int rc)
 {
     if (rc && t->writer.ring->code == 0)
         t->writer.ring->code = rc;
-}
-
-/* With the header's fixed part filled in. */
-static void begin_cipher(csc_segment_tier *t, job *j)
-{
-    uint8_t *salt = (uint8_t *)j->header + (csc_segfmt_salt(j->header) - (const uint8_t *)j->header);
-    int rc = csc_cipher_salt(salt);
-
-    if (rc == 0) {
-        const csc_cipher_record record = csc_segment_cipher_record(j->header);
-
-        rc = csc_cipher_begin_seal(j->cipher, &record, salt + CSC_SEGFMT_SALT_BYTES);
-    }
-    note_failure(t, rc);
 }
 
 static void begin_header(csc_segment_tier *t, job *j)
@@ -147,8 +134,8 @@ static void begin_header(csc_segment_tier *t, job *j)
     }
     header->key_id = t->writer.item->key_id;
     csc_segfmt_summer_begin(&j->summer, header, 0, (void *)(bindings + write->binding_count), NULL);
-    if (j->cipher)
-        begin_cipher(t, j);
+    if (j->encrypts)
+        note_failure(t, csc_segment_encrypt_begin(header));
 }
 
 static bool is_filled(job *j)
@@ -203,38 +190,27 @@ static size_t fill_copied(csc_segment_request *request, job *j, size_t most)
     return copied;
 }
 
-/* The same, encrypted and summed on the way. */
-static size_t fill_sealed(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
+/* The same, to be encrypted and summed there. */
+static size_t fill_encrypted(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
 {
-    uint8_t *stage = request->stage + request->staged_bytes;
+    csc_segment_part part = {.header = j->header,
+                             .first = j->chunks,
+                             .from = j->cursor,
+                             .to = request->stage + request->staged_bytes,
+                             .whole = request->bytes > 0};
     size_t room = most - request->bytes;
-    size_t filled = 0;
     uint8_t *data;
     size_t bytes;
-    int rc = t->writer.ring->code;
 
-    while (rc == 0 && (bytes = csc_segment_cursor_peek(&j->cursor, room - filled, &data)) > 0) {
-        if (bytes > CSC_CIPHER_CHUNK_BYTES)
-            bytes = CSC_CIPHER_CHUNK_BYTES; /* it is summed while it is in the cache */
-        rc = csc_cipher_feed(j->cipher, data, stage + filled, bytes);
-        if (rc == 0)
-            csc_segfmt_summer_feed(&j->summer, stage + filled, bytes);
+    while ((bytes = csc_segment_cursor_peek(&j->cursor, room - part.bytes, &data)) > 0) {
         csc_segment_cursor_move(&j->cursor, bytes);
-        filled += bytes;
+        part.bytes += bytes;
     }
-    if (rc == 0 && is_filled(j))
-        rc = csc_cipher_end(j->cipher);
-    note_failure(t, rc);
-    memset(stage + filled, 0, csc_segfmt_round(filled) - filled);
-    csc_segment_request_stage(request, csc_segfmt_round(filled));
-    return filled;
-}
-
-static size_t fill(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
-{
-    if (j->cipher)
-        return fill_sealed(t, request, j, most);
-    return j->aligned ? fill_aligned(request, j, most) : fill_copied(request, j, most);
+    j->chunks += csc_segfmt_chunk_count(part.bytes);
+    note_failure(t, csc_segment_request_encrypt(request, &part));
+    memset(part.to + part.bytes, 0, csc_segfmt_round(part.bytes) - part.bytes);
+    csc_segment_request_stage(request, csc_segfmt_round(part.bytes));
+    return part.bytes;
 }
 
 /* Sums the `bytes` of payload that begin at `from`. */
@@ -243,8 +219,6 @@ static void sum_up(job *j, csc_segment_cursor from, size_t bytes)
     uint8_t *data;
     size_t part;
 
-    if (j->cipher)
-        return; /* done as it was encrypted */
     while ((part = csc_segment_cursor_peek(&from, bytes, &data)) > 0) {
         csc_segfmt_summer_feed(&j->summer, data, part);
         csc_segment_cursor_move(&from, part);
@@ -296,8 +270,17 @@ static void note(csc_segment_tier *t, const job *j)
     w->big_count += j->payload_bytes >= CSC_SEGMENT_BIG_BYTES;
 }
 
+/* Adds payload in the way that the record's pieces want. */
+static size_t fill(csc_segment_tier *t, csc_segment_request *request, job *j, size_t most)
+{
+    if (j->encrypts)
+        return fill_encrypted(t, request, j, most);
+    return j->aligned ? fill_aligned(request, j, most) : fill_copied(request, j, most);
+}
+
 /* A record larger than a request; its header is allocated. Its requests end where multiples of a
- * request's size do in the file, because that is where stripes and extents end. */
+ * request's size do in the file, because that is where stripes and extents end; but where chunks do if
+ * they are encrypted, so that each can be by itself. */
 static void write_large(csc_segment_tier *t, batch *b, job *j)
 {
     uint64_t at = t->writer.position + j->header_bytes;
@@ -306,37 +289,30 @@ static void write_large(csc_segment_tier *t, batch *b, job *j)
     batch_submit(t, b);
     begin_header(t, j);
     do {
+        size_t over = j->encrypts ? 0 : at % CSC_SEGMENT_REQUEST_BYTES;
         csc_segment_cursor from = j->cursor;
         size_t filled;
 
         request = csc_segment_ring_take(t, at);
-        if (t->writer.ring->code)
-            break;
-        filled = fill(t, request, j, CSC_SEGMENT_REQUEST_BYTES - at % CSC_SEGMENT_REQUEST_BYTES);
-        if (t->writer.ring->code)
-            break;
+        filled = fill(t, request, j, CSC_SEGMENT_REQUEST_BYTES - over);
         at += request->bytes;
         csc_segment_ring_submit(t, request);
-        sum_up(j, from, filled);
-        request = NULL;
-    } while (!is_filled(j));
-    if (!request)
-        request = csc_segment_ring_take(t, t->writer.position);
-    request->owned = j->header;
-    if (t->writer.ring->code) {
-        csc_segment_ring_release(t, request);
-        return;
-    }
+        if (!j->encrypts)
+            sum_up(j, from, filled);
+    } while (t->writer.ring->code == 0 && !is_filled(j));
     csc_segfmt_summer_end(&j->summer);
-    csc_segfmt_record_seal(j->header);
+    request = csc_segment_ring_take(t, t->writer.position);
+    request->owned = j->header; /* after a failure too: what is being encrypted needs it */
     csc_segment_request_push(request, j->header, j->header_bytes);
-    note(t, j);
+    if (t->writer.ring->code == 0)
+        note(t, j);
     csc_segment_ring_submit(t, request);
 }
 
 static void gather(csc_segment_tier *t, batch *b, job *j)
 {
     csc_segment_cursor from = j->cursor;
+    size_t filled;
 
     if (b->open && !fits(b->open, j))
         batch_submit(t, b);
@@ -344,9 +320,12 @@ static void gather(csc_segment_tier *t, batch *b, job *j)
         b->open = csc_segment_ring_take(t, t->writer.position);
     j->header = (void *)csc_segment_request_stage(b->open, j->header_bytes);
     begin_header(t, j);
-    sum_up(j, from, fill(t, b->open, j, CSC_SEGMENT_REQUEST_BYTES));
-    csc_segfmt_summer_end(&j->summer);
-    csc_segfmt_record_seal(j->header);
+    filled = fill(t, b->open, j, CSC_SEGMENT_REQUEST_BYTES);
+    if (!j->encrypts) {
+        sum_up(j, from, filled);
+        csc_segfmt_summer_end(&j->summer);
+        csc_segfmt_record_seal(j->header);
+    }
     note(t, j);
 }
 
@@ -376,7 +355,7 @@ static void write_one(csc_segment_tier *t, batch *b, csc_tier_write *writes, siz
     job j = {.write = write,
              .cursor = {write->pieces, write->piece_count, 0, 0},
              .aligned = !t->keyring && csc_segment_pieces_aligned(write->pieces, write->piece_count),
-             .cipher = t->writer.cipher};
+             .encrypts = t->keyring};
     size_t entry_count = write->binding_count ? write->binding_count : 1;
     uint64_t record_bytes;
     bool is_small;
