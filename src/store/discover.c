@@ -133,19 +133,19 @@ static void note_sequence(cascade_store *store, uint64_t sequence)
 }
 
 /* A place for a content that has none, or none to rely on; else it is remembered, for the old one may be
- * in a segment that is being emptied. What is dirty will get one of our own. */
+ * in a segment that is being emptied. What is dirty will get one of our own. What was put here, and
+ * shed, does not come to rely on what another is writing. */
 static void give_place(cascade_store *store, uint32_t number, const found *item)
 {
     const csc_content_entry *entry = csc_content_at(store, number);
     csc_place old = entry->file;
-    bool has = csc_place_is_set(&old);
-    unsigned standing;
+    bool has = csc_place_is_set(&old), needs_one;
 
-    if ((store->content_states[number].flags & CSC_CS_DIRTY) ||
-        (!has && csc_content_has(entry, CSC_CONTENT_RESIDENT)))
+    if (store->content_states[number].flags & CSC_CS_DIRTY)
         return;
-    standing = has ? csc_segment_standing(store->file, csc_segment_of(&old)) : 0;
-    if (!has || (standing & CSC_SEGMENT_IS_GONE)) {
+    needs_one = has ? csc_segment_standing(store->file, csc_segment_of(&old)) & CSC_SEGMENT_IS_GONE
+                    : item->sealed || !csc_content_is_shed(store, number);
+    if (needs_one) {
         csc_content_set_file(store, number, &item->place);
     } else if (item->sealed && csc_place_is_weak(store, &old)) {
         csc_content_set_file(store, number, &item->place);
@@ -385,9 +385,9 @@ static void settle_made(cascade_store *store)
     made->count = 0;
 }
 
-/* What lay in segments that are gone, and was found nowhere else: blocks that dram holds will be written
- * when there is a reason to, others are misses. Their ranks dropped them; there is nothing to hide from
- * anybody, so no delete is written. Segments of our own do not go by themselves. */
+/* What lay in segments that are gone, and was found nowhere else: blocks that dram holds, with a key
+ * that was put here, are written, others are misses. Their ranks dropped them; there is nothing to hide
+ * from anybody, so no delete is written. Segments of our own do not go by themselves. */
 static void lose_places(cascade_store *store, const bool *gone, size_t count)
 {
     static const csc_place nowhere;
@@ -403,8 +403,7 @@ static void lose_places(cascade_store *store, const bool *gone, size_t count)
         ours = csc_segment_standing(store->file, csc_segment_of(&entry->file)) & CSC_SEGMENT_IS_OURS;
         csc_content_set_file(store, number, &nowhere);
         if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
-            csc_dirty_add(store, number);
-            store->content_states[number].flags |= CSC_CS_LAZY;
+            csc_content_send_down(store, number);
         } else {
             csc_count(ours ? &store->counters.lost : &store->counters.drops[CASCADE_TIER_FILE], 1);
             csc_content_lose(store, number, false);
@@ -460,8 +459,8 @@ static int settle(cascade_store *store, bool complete)
     settle_made(store);
     if (gone) {
         csc_copies_use_all(store);
+        lose_binds(store, gone, count); /* first: what has no key any more is not written */
         lose_places(store, gone, count);
-        lose_binds(store, gone, count);
     }
     csc_entries_reclaim(store);
     pthread_mutex_unlock(&store->lock);
@@ -500,10 +499,13 @@ static uint64_t pause_after(const cascade_store *store, uint64_t took_ns)
     return slow_ns > least_ns ? slow_ns : least_ns;
 }
 
-void csc_discover_later(cascade_store *store, uint64_t now_ns)
+bool csc_discover_later(cascade_store *store, uint64_t now_ns)
 {
-    if (is_due(store, now_ns))
+    bool due = is_due(store, now_ns);
+
+    if (due)
         atomic_store_explicit(&store->look_wanted, true, memory_order_relaxed);
+    return due;
 }
 
 static void ask(cascade_store *store)

@@ -56,8 +56,8 @@ bool csc_discover_now(cascade_store *store);
 /** The same if one of the reads found damage or nothing: another node may have moved the block, or have
  * it too, and then it is read there, and no delete is written for it. True if none did. */
 bool csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count);
-/** The same for whoever cannot wait. */
-void csc_discover_later(cascade_store *store, uint64_t now_ns);
+/** The same for whoever cannot wait: true if it is time. */
+bool csc_discover_later(cascade_store *store, uint64_t now_ns);
 /** The keeper's part of that. Lock held. */
 void csc_discover_if_wanted(cascade_store *store);
 void *csc_discover_main(void *store);

@@ -450,6 +450,17 @@ bool csc_content_evict(cascade_store *store, uint32_t number)
     return true;
 }
 
+bool csc_content_discard(cascade_store *store, uint32_t number)
+{
+    csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
+    csc_content_lose(store, number, true);
+    /* The order is that of an eviction; what a retired entry waits for is not to keep its pages. */
+    if (csc_slots_pinned(&store->slots, number))
+        return false;
+    csc_arena_free(store->arena, &csc_content_at(store, number)->dram);
+    return true;
+}
+
 /* ---- keys ------------------------------------------------------------------------------------ */
 
 int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t content, uint32_t segment,

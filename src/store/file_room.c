@@ -33,15 +33,15 @@ uint32_t csc_spares_max(const cascade_store *store)
 /* ---- dropping ------------------------------------------------------------------------------- */
 
 /* Takes the file copy away; the block goes with it if dram does not hold it, and no other rank, or if it
- * is too old. Lock held. */
+ * is too old. In dram it stays until it leaves that, or is put again, or the store is closed. Lock held.
+ */
 static void drop(cascade_store *store, uint32_t number, bool is_old)
 {
     static const csc_place nowhere;
 
     csc_content_set_file(store, number, &nowhere);
     if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT) && !store->closing) {
-        csc_dirty_add(store, number);
-        store->content_states[number].flags |= CSC_CS_LAZY;
+        atomic_store(&store->has_shed, true);
         return;
     }
     if (!is_old && csc_copies_use(store, number))

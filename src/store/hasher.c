@@ -55,6 +55,8 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
     weak = csc_place_is_set(&place) && csc_place_is_weak(store, &place);
     if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT) && !weak) {
         csc_content_merge(store, number, equal);
+        if (csc_content_is_shed(store, equal)) /* it was put again */
+            csc_content_send_down(store, equal);
     } else {
         /* The other lives in the file tier only, or what is there is not to be relied on: this one takes
          * its place there, and its keys. */

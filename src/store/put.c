@@ -147,8 +147,9 @@ static bool is_weak(const cascade_store *store, const csc_content_entry *entry)
 }
 
 /* What another handle is writing does not make this put a stored one: then the put is a new one, and its
- * commit lets the key go: true. A bind of another's is logged here too, for he may drop it. Different
- * lengths are a conflict, as ever. */
+ * commit lets the key go: true. A bind of another's is logged here too, for he may drop it, and what the
+ * budget took is written again: a flush is a promise of this put as well. Different lengths are a
+ * conflict, as ever. */
 static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes)
 {
     const csc_content_entry *entry;
@@ -164,6 +165,8 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
         store->key_states[number].flags |= CSC_KS_RECORDED;
         csc_log_push(store, number);
     }
+    if (entry && csc_content_is_shed(store, (uint32_t)(entry - store->index.contents)))
+        csc_content_send_down(store, (uint32_t)(entry - store->index.contents));
     pthread_mutex_unlock(&store->lock);
     return weak;
 }
@@ -250,7 +253,6 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     store->content_count++;
     store->content_bytes += csc_content_bytes(entry);
     csc_content_now_resident(store, content, room->refused, room->tail);
-    csc_dirty_add(store, content);
     csc_content_send_down(store, content);
     csc_mark("put: queued");
     return 0;
@@ -326,7 +328,7 @@ static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
                     code = csc_fail(CASCADE_EAGAIN, "the key is bound to what another node is writing");
                 break;
             }
-            if (store->content_states[content].flags & CSC_CS_LAZY)
+            if (csc_content_is_shed(store, content))
                 csc_content_send_down(store, content);
         }
         if ((flags & CASCADE_PUT_DURABLE) && store->file_error && store->attempts_failed > attempt) {

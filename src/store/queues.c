@@ -107,7 +107,7 @@ void csc_log_unpop(cascade_store *store, uint32_t key)
     queue->count++;
 }
 
-void csc_dirty_add(cascade_store *store, uint32_t number)
+static void dirty_add(cascade_store *store, uint32_t number)
 {
     csc_content_state *state = &store->content_states[number];
 
@@ -131,7 +131,7 @@ void csc_dirty_remove(cascade_store *store, uint32_t number)
 
     if (!(state->flags & CSC_CS_DIRTY))
         return;
-    state->flags &= (uint16_t) ~(CSC_CS_DIRTY | CSC_CS_LAZY);
+    state->flags &= (uint16_t)~CSC_CS_DIRTY;
     if (state->dirty_previous)
         store->content_states[state->dirty_previous - 1].dirty_next = state->dirty_next;
     else
@@ -147,9 +147,9 @@ void csc_content_send_down(cascade_store *store, uint32_t number)
 {
     csc_content_state *state = &store->content_states[number];
 
+    dirty_add(store, number);
     if (state->flags & (CSC_CS_HASHING | CSC_CS_WRITING))
         return;
-    state->flags &= (uint16_t)~CSC_CS_LAZY;
     if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_DIGEST)) {
         state->flags |= CSC_CS_WRITING;
         csc_work_push(store, &store->write_queue, number);
@@ -169,6 +169,5 @@ void csc_content_write_again(cascade_store *store, uint32_t number)
         csc_key_at(store, link - 1)->segment = 0;
         store->key_states[link - 1].flags |= CSC_KS_RECORDED; /* a delete still has something to hide */
     }
-    csc_dirty_add(store, number);
     csc_content_send_down(store, number);
 }

@@ -516,7 +516,6 @@ static void settle_contents(cascade_store *store)
             if (unsure) {
                 csc_content_write_again(store, number);
             } else if (!csc_place_is_set(&entry->file)) {
-                csc_dirty_add(store, number);
                 csc_content_send_down(store, number);
             }
         }

@@ -5,6 +5,10 @@
  * Only clean blocks leave, so that leaving costs nothing but metadata: what the policy refused first,
  * then what it values least. A leased block yields before a put fails, a pinned one never. When
  * everything is dirty the caller waits for the writer.
+ *
+ * A block whose file copy the budget took is clean too, and gone when it leaves: the file policy, which
+ * hears of the same reads, has valued it less than all that files hold. Written again it would push out
+ * another, which dram may hold as well, and so on: where dram is larger than the budget that has no end.
  */
 #include "base/clock.h"
 #include "base/fail.h"
@@ -26,9 +30,17 @@ static bool may_leave(void *context, uint32_t number)
     const csc_content_entry *entry = csc_content_at(test->store, number);
 
     return csc_content_has(entry, CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) &&
-           csc_place_is_set(&entry->file) && test->store->content_states[number].busy == 0 &&
-           !csc_slots_view_pins(&test->pins, number) &&
+           !(test->store->content_states[number].flags & CSC_CS_DIRTY) &&
+           test->store->content_states[number].busy == 0 && !csc_slots_view_pins(&test->pins, number) &&
            (test->leased_too || !csc_lease_holds(entry, test->now_ms));
+}
+
+/* Takes a block out of dram that may leave. False: a pin came in between. */
+static bool leave(cascade_store *store, uint32_t number)
+{
+    if (csc_content_is_shed(store, number) && !csc_copies_use(store, number))
+        return csc_content_discard(store, number);
+    return csc_content_evict(store, number);
 }
 
 /* Evicts refused newcomers that are clean by now; those that are not go back to the end. */
@@ -45,24 +57,13 @@ static uint64_t evict_transit(cascade_store *store, leave_test *test, uint64_t b
             freed += size; /* reclaimed with the retired */
         } else if (!(store->content_states[number].flags & CSC_CS_TRANSIT)) {
             continue;
-        } else if (may_leave(test, number) && csc_content_evict(store, number)) {
+        } else if (may_leave(test, number) && leave(store, number)) {
             freed += size;
         } else {
             csc_transit_push(store, number);
         }
     }
     return freed;
-}
-
-/* Everything waits for its file copy: hurry the blocks that were left for later. */
-static void send_lazy_down(cascade_store *store)
-{
-    for (uint32_t link = store->dirty_head, sent = 0; link && sent < 64;
-         link = store->content_states[link - 1].dirty_next)
-        if (store->content_states[link - 1].flags & CSC_CS_LAZY) {
-            csc_content_send_down(store, link - 1);
-            sent++;
-        }
 }
 
 /* One attempt to free `bytes`. Returns what was freed; 0: nothing can leave now. */
@@ -106,7 +107,7 @@ static uint64_t make_room(cascade_store *store, csc_room_request *request, bool 
         if (request->refused && (!(request->may_wait || request->ahead) ||
                                  store->transit_bytes > capacity / CSC_TRANSIT_SHARE))
             break;
-        if (csc_content_evict(store, victim))
+        if (leave(store, victim))
             freed += csc_content_bytes(csc_content_at(store, victim));
         else
             csc_slots_look(&store->slots, &test.pins); /* a pin came in between: look again */
@@ -128,7 +129,6 @@ static int wait_for_room(cascade_store *store, const csc_room_request *request, 
                         "dram has no room for %llu bytes: %llu bytes wait for the disk, the rest is "
                         "pinned or not to be had",
                         (unsigned long long)request->bytes, (unsigned long long)store->dirty_bytes);
-    send_lazy_down(store);
     csc_store_wait(store, step_ns < deadline_ns ? step_ns : deadline_ns);
     return 0;
 }
@@ -148,6 +148,8 @@ int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *
 
         if (code == 0)
             return 0;
+        if (atomic_load(&store->has_shed))
+            (void)csc_discover(store); /* what others have too is read there, and not deleted */
         pthread_mutex_lock(&store->lock);
         freed = make_room(store, request, &asked);
         evicted += freed;
@@ -182,6 +184,8 @@ void csc_room_keep(cascade_store *store)
     if (used <= capacity / 100 * store->config.watermark_high_pct ||
         store->config.watermark_high_pct >= 100)
         return;
+    if (atomic_load(&store->has_shed) && csc_discover_later(store, csc_clock_ns()))
+        return; /* after that look, as for a put */
     request.bytes = used - capacity / 100 * store->config.watermark_low_pct;
     if (make_room(store, &request, &asked))
         pthread_cond_broadcast(&store->progress);

@@ -393,9 +393,6 @@ static int flush_to_here(cascade_store *store)
     uint64_t ticket = store->ticket, attempt = store->attempts;
     int code = 0;
 
-    for (uint32_t link = store->dirty_head; link; link = store->content_states[link - 1].dirty_next)
-        if (store->content_states[link - 1].flags & CSC_CS_LAZY)
-            csc_content_send_down(store, link - 1);
     while (!is_flushed(store, ticket)) {
         if (store->file_error && store->attempts_failed > attempt) {
             code = csc_fail(
@@ -467,6 +464,22 @@ static void end_long_calls(cascade_store *store)
     pthread_mutex_unlock(&store->lock);
 }
 
+/* What dram alone has goes to files: as much as they can hold, for more would only push that out. */
+static void send_shed_down(cascade_store *store)
+{
+    uint64_t budget = store->config.settings.file_budget_bytes, bytes = 0;
+    uint32_t first;
+
+    pthread_mutex_lock(&store->lock);
+    for (first = store->contents_made; first > 0 && bytes < budget; first--)
+        if (csc_content_is_shed(store, first - 1))
+            bytes += csc_content_bytes(csc_content_at(store, first - 1));
+    for (uint32_t number = first; number < store->contents_made; number++)
+        if (csc_content_is_shed(store, number))
+            csc_content_send_down(store, number);
+    pthread_mutex_unlock(&store->lock);
+}
+
 int cascade_store_close(cascade_store **slot)
 {
     cascade_store *store;
@@ -486,8 +499,10 @@ int cascade_store_close(cascade_store **slot)
         return 0;
     }
     end_long_calls(store);
-    if (code == 0)
+    if (code == 0) {
+        send_shed_down(store);
         code = flush(store);
+    }
     stop_threads(store);
     if (code == 0) {
         code = csc_segment_seal(store->file);

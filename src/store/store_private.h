@@ -12,8 +12,10 @@
  * -> written and synced: its file place is set, it is clean -> RESIDENT off and on again -> dropped when
  * no key is left: DOOMED while pinned, then free.
  *
- * A content is *dirty* while it is on no stable storage; dirty ones form a list in order of tickets, so
- * that a flush knows when all that came before it is done.
+ * A content is *dirty* until it is on stable storage; dirty ones form a list in order of tickets, so
+ * that a flush knows when all that came before it is done. One that dram holds when the file budget
+ * takes its file copy is *shed*: not dirty, for the flush that it was promised to has been, and nobody
+ * writes it again for its own sake. It goes when it leaves dram.
  */
 #ifndef CSC_STORE_STORE_PRIVATE_H
 #define CSC_STORE_STORE_PRIVATE_H
@@ -85,12 +87,11 @@ typedef struct csc_key_state {
 } csc_key_state;
 
 enum {
-    CSC_CS_DIRTY = 1,    /* in the dirty list */
-    CSC_CS_HASHING = 2,  /* in the hash queue or with a worker */
-    CSC_CS_WRITING = 4,  /* in the write queue or with the writer */
-    CSC_CS_LOADING = 8,  /* coming from the file tier */
-    CSC_CS_TRANSIT = 16, /* refused by the policy: leaves as soon as it is clean */
-    CSC_CS_LAZY = 32,    /* its file copy was dropped; rewritten when room or a flush asks for it */
+    CSC_CS_DIRTY = 1,           /* in the dirty list */
+    CSC_CS_HASHING = 2,         /* in the hash queue or with a worker */
+    CSC_CS_WRITING = 4,         /* in the write queue or with the writer */
+    CSC_CS_LOADING = 8,         /* coming from the file tier */
+    CSC_CS_TRANSIT = 16,        /* refused by the policy: leaves as soon as it is clean */
     CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
     CSC_CS_SEALED = 128,        /* while a store is opened: its place is in a sealed segment */
     CSC_CS_UNSURE = 256,        /* the record written last may be torn: it is written again from dram */
@@ -191,6 +192,7 @@ struct cascade_store {
     struct csc_errand *errand;       /* waits for the writer, or is under way; NULL: none */
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     bool segment_taken;              /* a place in it changed hands */
+    _Atomic bool has_shed;           /* or had: others' records are looked for before one goes */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
     int file_error;                  /* of the last failed round while degraded, else 0 */
@@ -290,6 +292,9 @@ uint32_t csc_content_equal(cascade_store *store, uint32_t number);
 void csc_content_now_resident(cascade_store *store, uint32_t number, bool refused, bool tail);
 /** Takes a clean, unpinned, idle content out of dram; false if a pin came meanwhile. */
 bool csc_content_evict(cascade_store *store, uint32_t number);
+/** Takes a shed one, unpinned and idle, out of dram and so out of the store, counted; false if a pin
+ * came meanwhile: its pages go with that. */
+bool csc_content_discard(cascade_store *store, uint32_t number);
 /** A content without keys is no block any more; its pages go when no reader looks at them. */
 void csc_content_drop(cascade_store *store, uint32_t number);
 /** An entry that no list holds: reused when no reader can stand on it. */
@@ -330,6 +335,14 @@ static inline bool csc_place_is_set(const csc_place *place)
 
     return __builtin_memcmp(place, &nowhere, sizeof nowhere) != 0;
 }
+/** Whether dram alone holds it since the file budget took its file copy. */
+static inline bool csc_content_is_shed(const cascade_store *store, uint32_t number)
+{
+    const csc_content_entry *entry = &store->index.contents[number];
+
+    return csc_content_has(entry, CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) &&
+           !csc_place_is_set(&entry->file) && !(store->content_states[number].flags & CSC_CS_DIRTY);
+}
 /** Notes that a content was used now, for the age limit. */
 static inline void csc_content_used(cascade_store *store, uint32_t number)
 {
@@ -354,9 +367,9 @@ void csc_log_push(cascade_store *store, uint32_t key);
 uint32_t csc_log_pop(cascade_store *store);
 /** Back to its place in the queue, near the head, with the ticket it had. */
 void csc_log_unpop(cascade_store *store, uint32_t key);
-void csc_dirty_add(cascade_store *store, uint32_t number);
 void csc_dirty_remove(cascade_store *store, uint32_t number);
-/** Sends a live content on its way: to the hash queue, or to the writer if its digest is known. */
+/** A live content is dirty from here on, and on its way: to the hash queue, or to the writer if its
+ * digest is known. */
 void csc_content_send_down(cascade_store *store, uint32_t number);
 /** The file copy is damaged, the one in dram is not: that one is written anew, with binds that are later
  * than those of the damaged one, so that an open finds the keys and reads this copy. */

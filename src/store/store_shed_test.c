@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: MIT */
+/* Blocks that dram holds when the file budget takes their file copies: nobody writes them again for
+ * nothing, and they go when they leave dram. */
+#include "base/mark.h"
+#include "store/store_testing.h"
+
+#include <setjmp.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <cmocka.h>
+
+enum { BLOCK = 4000, FEW = 100, MANY = 400 };
+
+/* Dram has room for 128 blocks, the budget for 32 with their headers. */
+static cascade_options shed_options(void)
+{
+    cascade_options options = st_options();
+
+    options.dram_bytes = 512 * ST_KIB;
+    options.file_budget_bytes = 256 * ST_KIB;
+    options.segment_bytes = 64 * ST_KIB;
+    options.policy = "lru";
+    return options;
+}
+
+/* The first `count` keys, with a flush now and then. False: one failed. */
+static bool put_first(cascade_store *store, uint64_t count)
+{
+    for (uint64_t i = 0; i < count; i++)
+        if (st_put(store, i, i, BLOCK, 0, 0) || (i % 20 == 19 && cascade_store_flush(store)))
+            return false;
+    return true;
+}
+
+/* The oldest key from `first` on whose block is in dram alone. In a child. */
+static uint64_t find_shed(cascade_store *store, uint64_t first)
+{
+    while (first < FEW && st_info(store, first).in_file)
+        first++;
+    ST_CHECK(first < FEW && st_info(store, first).in_dram);
+    return first;
+}
+
+static uint64_t written(cascade_store *store)
+{
+    return st_stats(store).tiers[CASCADE_TIER_FILE].demotions;
+}
+
+static uint64_t dropped(cascade_store *store)
+{
+    return st_stats(store).tiers[CASCADE_TIER_FILE].drops;
+}
+
+/* ---- what writes them ------------------------------------------------------------------------ */
+
+static void a_flush_writes_none(void **state)
+{
+    cascade_store *store = st_open_with(shed_options());
+
+    (void)state;
+    assert_true(put_first(store, FEW));
+    assert_int_equal(written(store), FEW);
+    assert_false(st_info(store, 0).in_file);
+    for (int i = 0; i < 5; i++) {
+        assert_int_equal(st_stats(store).dirty_bytes, 0);
+        assert_int_equal(cascade_store_flush(store), 0);
+    }
+    assert_int_equal(written(store), FEW);
+    assert_int_equal(dropped(store), 0);
+    for (uint64_t i = 0; i < FEW; i++)
+        assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
+    st_close(&store);
+}
+
+/* Each in its own way, and on disk when it returns or is flushed. */
+static void put_again(void *context)
+{
+    uint64_t *keys = context;
+    cascade_store *store = st_open_with(shed_options());
+
+    ST_CHECK(put_first(store, FEW));
+    keys[0] = find_shed(store, 0);
+    ST_CHECK(st_put(store, keys[0], keys[0], BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
+    ST_CHECK(st_info(store, keys[0]).in_file);
+    keys[1] = find_shed(store, keys[0] + 1);
+    ST_CHECK(st_put(store, keys[1], keys[1], BLOCK, 0, 0) == 0);
+    keys[2] = find_shed(store, keys[1] + 1);
+    ST_CHECK(st_put(store, keys[2], keys[2], BLOCK, 0, CASCADE_PUT_VERIFY) == 0);
+    keys[3] = find_shed(store, keys[2] + 1);
+    ST_CHECK(st_put(store, FEW, keys[3], BLOCK, 0, 0) == 0); /* its bytes, under another key */
+    ST_CHECK(cascade_store_flush(store) == 0);
+    for (int i = 0; i < 4; i++)
+        ST_CHECK(st_info(store, keys[i]).in_file);
+    ST_CHECK(st_info(store, FEW).in_file);
+    ST_CHECK(written(store) == FEW + 4);
+    raise(SIGKILL);
+}
+
+static void what_is_put_again_is_written(void **state)
+{
+    uint64_t *keys =
+        mmap(NULL, 4 * sizeof *keys, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    cascade_store *store;
+
+    (void)state;
+    assert_ptr_not_equal(keys, MAP_FAILED);
+    st_in_child(put_again, keys, -SIGKILL);
+    st_lose_memory();
+    store = st_open_with(shed_options());
+    for (int i = 0; i < 4; i++)
+        assert_int_equal(st_get(store, keys[i], keys[i], BLOCK, 0), 0);
+    assert_int_equal(st_get(store, FEW, keys[3], BLOCK, 0), 0);
+    st_close(&store);
+    munmap(keys, 4 * sizeof *keys);
+}
+
+/* As far as the budget goes. */
+static void a_close_writes_them(void **state)
+{
+    cascade_options options = shed_options();
+    bool shed[FEW];
+    cascade_store *store;
+    size_t count = 0;
+
+    (void)state;
+    options.file_budget_bytes = 768 * ST_KIB;
+    store = st_open_with(options);
+    assert_true(put_first(store, FEW));
+    for (uint64_t i = 0; i < FEW; i++)
+        count += shed[i] = !st_info(store, i).in_file;
+    assert_in_range(count, 1, FEW / 2);
+    st_close(&store);
+    store = st_open_with(options);
+    for (uint64_t i = 0; i < FEW; i++)
+        if (shed[i])
+            assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
+    assert_int_equal(st_stats(store).lost, 0);
+    st_close(&store);
+}
+
+/* ---- who goes -------------------------------------------------------------------------------- */
+
+static void a_churn_writes_each_block_once(void **state)
+{
+    cascade_store *store = st_open_with(shed_options());
+    cascade_stats stats;
+    uint64_t there = 0, kept = 0;
+    bool found[MANY];
+
+    (void)state;
+    assert_true(put_first(store, MANY));
+    stats = st_stats(store);
+    assert_int_equal(written(store), MANY);
+    assert_int_equal(stats.tiers[CASCADE_TIER_FILE].drops, MANY - stats.keys);
+    for (uint64_t i = 0; i < MANY; i++) {
+        cascade_key key = st_key(i);
+        cascade_info info;
+
+        found[i] = cascade_block_info(store, &key, &info) == 0;
+        there += found[i];
+    }
+    assert_int_equal(there, stats.keys);
+    assert_in_range(there, 64, 128 + 32);
+    assert_true(found[MANY - 1]);
+    st_close(&store);
+    store = st_open_with(shed_options());
+    for (uint64_t i = 0; i < MANY; i++) {
+        int code = st_get(store, i, i, BLOCK, 0);
+
+        assert_true(code == CASCADE_MISS || (code == 0 && found[i]));
+        kept += code == 0;
+    }
+    assert_in_range(kept, 10, 32);
+    assert_int_equal(st_stats(store).lost, 0);
+    st_close(&store);
+}
+
+/* Nearly all of dram is shed, and one block needs a tenth of it. */
+static void a_large_put_finds_room(void **state)
+{
+    enum { LARGE = 100 * 1024, COUNT = 20 };
+    cascade_store *store = st_open_with(shed_options());
+
+    (void)state;
+    assert_true(put_first(store, MANY));
+    for (uint64_t i = MANY; i < MANY + COUNT; i++)
+        assert_int_equal(st_put(store, i, i, LARGE, 0, 0), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+    assert_int_equal(written(store), MANY + COUNT);
+    assert_int_equal(dropped(store), MANY + COUNT - st_stats(store).keys);
+    st_close(&store);
+}
+
+static void a_view_keeps_its_bytes(void **state)
+{
+    cascade_store *store = st_open_with(shed_options());
+    cascade_key key = st_key(0);
+    cascade_view *view = NULL;
+
+    (void)state;
+    assert_true(put_first(store, FEW));
+    assert_false(st_info(store, 0).in_file);
+    assert_int_equal(cascade_block_view(store, &key, &view), 0);
+    assert_true(put_first(store, MANY));
+    assert_true(st_view_is(view, 0, BLOCK, 0));
+    assert_int_equal(st_get(store, 0, 0, BLOCK, 0), 0);
+    cascade_view_release(store, &view);
+    st_close(&store);
+}
+
+/* ---- kills ----------------------------------------------------------------------------------- */
+
+static const char *mark_wanted;
+static _Atomic int marks_left;
+
+static void die_at_the_last(const char *name)
+{
+    if (strcmp(name, mark_wanted) == 0 && atomic_fetch_sub(&marks_left, 1) == 1)
+        raise(SIGKILL);
+}
+
+static void churn_and_die(void *context)
+{
+    cascade_store *store = st_open_with(shed_options());
+
+    mark_wanted = context;
+    atomic_store(&marks_left, 50);
+    atomic_store(&csc_mark_hook_now, die_at_the_last);
+    (void)put_first(store, MANY);
+}
+
+/* What goes is there or is not, and nothing of it counts as lost. */
+static void killed_while_they_go(void **state)
+{
+    static const char *marks[] = {"delete: sequence written", "delete: key unbound", "content: doomed",
+                                  "content: freed"};
+
+    (void)state;
+    for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
+        cascade_store *store;
+
+        st_in_child(churn_and_die, (void *)(uintptr_t)marks[i], -SIGKILL);
+        store = st_open_with(shed_options());
+        assert_true(st_stats(store).recovered_blocks > 0);
+        assert_int_equal(st_stats(store).lost, 0);
+        for (uint64_t key = 0; key < MANY; key++) {
+            int code = st_get(store, key, key, BLOCK, 0);
+
+            assert_true(code == 0 || code == CASCADE_MISS);
+            if (code == 0)
+                assert_int_equal(st_delete(store, key), 0);
+        }
+        assert_int_equal(st_stats(store).keys, 0);
+        st_close(&store);
+    }
+}
+
+#define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        CASE(a_flush_writes_none),    CASE(what_is_put_again_is_written),
+        CASE(a_close_writes_them),    CASE(a_churn_writes_each_block_once),
+        CASE(a_large_put_finds_room), CASE(a_view_keeps_its_bytes),
+        CASE(killed_while_they_go),
+    };
+
+    return cmocka_run_group_tests_name("store shed", tests, NULL, NULL);
+}
