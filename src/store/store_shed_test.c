@@ -119,13 +119,13 @@ static void what_is_put_again_is_written(void **state)
     munmap(keys, 4 * sizeof *keys);
 }
 
-/* As far as the budget goes. */
+/* As far as the budget goes; with a segment that cannot be moved some may go again. */
 static void a_close_writes_them(void **state)
 {
     cascade_options options = shed_options();
     bool shed[FEW];
     cascade_store *store;
-    size_t count = 0;
+    size_t count = 0, kept = 0;
 
     (void)state;
     options.file_budget_bytes = 768 * ST_KIB;
@@ -137,8 +137,8 @@ static void a_close_writes_them(void **state)
     st_close(&store);
     store = st_open_with(options);
     for (uint64_t i = 0; i < FEW; i++)
-        if (shed[i])
-            assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
+        kept += shed[i] && st_get(store, i, i, BLOCK, 0) == 0;
+    assert_in_range(kept, count / 2, count);
     assert_int_equal(st_stats(store).lost, 0);
     st_close(&store);
 }
@@ -178,6 +178,54 @@ static void a_churn_writes_each_block_once(void **state)
     assert_in_range(kept, 10, 32);
     assert_int_equal(st_stats(store).lost, 0);
     st_close(&store);
+}
+
+/* Dram and files hold about as much, so that blocks go while their old records are still there. */
+typedef struct fate {
+    uint64_t budget_bytes;
+    bool gone[MANY];
+} fate;
+
+static void fill_and_die(void *context)
+{
+    fate *run = context;
+    cascade_options options = shed_options();
+    cascade_store *store;
+
+    options.file_budget_bytes = run->budget_bytes;
+    store = st_open_with(options);
+    ST_CHECK(put_first(store, MANY));
+    for (uint64_t i = 0; i < MANY; i++) {
+        cascade_key key = st_key(i);
+        cascade_info info;
+
+        run->gone[i] = cascade_block_info(store, &key, &info) == CASCADE_MISS;
+    }
+    ST_CHECK(cascade_store_flush(store) == 0);
+    raise(SIGKILL);
+}
+
+static void what_went_stays_away(void **state)
+{
+    enum { BUDGETS = 4 };
+    fate *run = mmap(NULL, sizeof *run, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+    assert_ptr_not_equal(run, MAP_FAILED);
+    for (size_t i = 0; i < BUDGETS; i++) {
+        cascade_store *store;
+
+        run->budget_bytes = (1024 + 32 * i) * ST_KIB;
+        st_in_child(fill_and_die, run, -SIGKILL);
+        st_lose_memory();
+        store = st_open_with(shed_options());
+        for (uint64_t key = 0; key < MANY; key++)
+            if (run->gone[key])
+                assert_int_equal(st_get(store, key, key, BLOCK, 0), CASCADE_MISS);
+        st_close(&store);
+        assert_int_equal(st_teardown(state), 0);
+        assert_int_equal(st_setup(state), 0);
+    }
+    munmap(run, sizeof *run);
 }
 
 /* Nearly all of dram is shed, and one block needs a tenth of it. */
@@ -267,8 +315,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_flush_writes_none),    CASE(what_is_put_again_is_written),
         CASE(a_close_writes_them),    CASE(a_churn_writes_each_block_once),
-        CASE(a_large_put_finds_room), CASE(a_view_keeps_its_bytes),
-        CASE(killed_while_they_go),
+        CASE(what_went_stays_away),   CASE(a_large_put_finds_room),
+        CASE(a_view_keeps_its_bytes), CASE(killed_while_they_go),
     };
 
     return cmocka_run_group_tests_name("store shed", tests, NULL, NULL);
