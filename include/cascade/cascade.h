@@ -216,7 +216,8 @@ typedef struct cascade_options {
 CASCADE_API int cascade_store_open(const cascade_options *options, cascade_store **store);
 
 /**
- * Flushes, seals the open segment, removes the arena and frees the handle; sets `*store` to NULL.
+ * Flushes, writes what only dram holds as far as the file budget goes, seals the open segment, removes
+ * the arena and frees the handle; sets `*store` to NULL.
  * NULL inside is accepted. No other call may come after this one begins, or be running, but for
  * cascade_store_gc, _verify and _scrub that have begun in other threads: they end early, with
  * CASCADE_EAGAIN, and this call waits for them (so it is not to be made from their `progress`). Views
@@ -226,7 +227,8 @@ CASCADE_API int cascade_store_open(const cascade_options *options, cascade_store
  */
 CASCADE_API int cascade_store_close(cascade_store **store);
 
-/** Returns once all that was acknowledged before the call is on stable storage.
+/** Returns once all that was acknowledged before the call is on stable storage, or was and the file
+ * budget has dropped it since: dram may hold it still, but it is not written again.
  * Errors: CASCADE_ENOSPC, CASCADE_EIO; nothing already stored is harmed. */
 CASCADE_API int cascade_store_flush(cascade_store *store);
 
@@ -413,7 +415,8 @@ typedef struct cascade_tier_stats {
     uint64_t promotions;     /* blocks copied up into this tier */
     uint64_t demotions;      /* blocks copied down into this tier */
     uint64_t evictions;      /* blocks that left this tier, a lower one holding them */
-    uint64_t drops;          /* blocks that left the store from this tier */
+    uint64_t drops;          /* blocks that left the store from this tier; what the file budget took
+                                leaves from the file tier, also when dram held it longest */
     uint64_t quarantined;    /* damaged blocks found here */
     uint64_t read_bytes;
     uint64_t written_bytes;
@@ -459,7 +462,7 @@ typedef struct cascade_stats {
     uint64_t dedup_bytes_saved; /* bytes that keys name beyond what is stored, now */
     uint64_t digests;           /* contents digested since open */
     uint64_t digest_pending;    /* contents waiting for their digest */
-    uint64_t dirty_bytes;       /* bytes not yet on stable storage */
+    uint64_t dirty_bytes;       /* bytes that wait for stable storage */
     uint64_t lost;              /* blocks that vanished without being dropped or deleted: 0 */
     uint64_t pins;              /* slots taken now */
     uint64_t recovered_blocks;  /* taken over from a dead owner's arena at open */
