@@ -133,8 +133,8 @@ static void note_sequence(cascade_store *store, uint64_t sequence)
 }
 
 /* A place for a content that has none, or none to rely on; else it is remembered, for the old one may be
- * in a segment that is being emptied. What is dirty will get one of our own. What was put here, and
- * shed, does not come to rely on what another is writing. */
+ * in a segment that is being emptied. What is dirty will get one of our own; what is shed, none that
+ * another is writing. */
 static void give_place(cascade_store *store, uint32_t number, const found *item)
 {
     const csc_content_entry *entry = csc_content_at(store, number);
@@ -501,11 +501,10 @@ static uint64_t pause_after(const cascade_store *store, uint64_t took_ns)
 
 bool csc_discover_later(cascade_store *store, uint64_t now_ns)
 {
-    bool due = is_due(store, now_ns);
-
-    if (due)
-        atomic_store_explicit(&store->look_wanted, true, memory_order_relaxed);
-    return due;
+    if (!is_due(store, now_ns))
+        return false;
+    atomic_store_explicit(&store->look_wanted, true, memory_order_relaxed);
+    return true;
 }
 
 static void ask(cascade_store *store)
