@@ -93,10 +93,12 @@ void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item)
 
 void csc_segment_free(csc_segment_tier *t)
 {
+    if (t->owner == getpid()) {
+        csc_segment_discard_if_empty(t);
+        csc_segment_spares_remove(t);
+    }
     if (t->writer.item)
         csc_io_close(t->io, t->writer.fd);
-    if (t->owner == getpid())
-        csc_segment_spares_remove(t);
     free(t->writer.entries);
     free(t->writer.page);
     csc_segment_crew_destroy(t->writer.crew, t->owner != getpid());

@@ -342,6 +342,43 @@ static void no_room_for_a_segment(void **state)
     testing_teardown(NULL);
 }
 
+/* Nor is one in which no record can be written, of which there is a new one with every try. */
+static void no_record_in_a_segment(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    (void)state;
+    for (int tries = 0; tries < 3; tries++) {
+        testing_fault = (testing_faults){.at = 3, .err = EIO, .only_growth = true};
+        assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_EIO);
+        assert_true(testing_fault.met);
+        assert_int_equal(testing_file_count(), 0);
+    }
+    assert_int_equal(testing_stats(tier).used_bytes, 0);
+    testing_fault = (testing_faults){0};
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(testing_read(tier, &place, 1, 5000, 0), 0);
+    tier->ops->close(&tier);
+}
+
+/* It is kept for the next try while there is no room; a close takes it away, an open cannot yet. */
+static void no_room_for_a_record(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    (void)state;
+    testing_fault = (testing_faults){.at = 2, .err = ENOSPC, .lasting = true, .only_growth = true};
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_ENOSPC);
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_ENOSPC);
+    assert_int_equal(testing_file_count(), 1);
+    testing_fault = (testing_faults){0};
+    tier->ops->close(&tier);
+    assert_int_equal(testing_file_count(), 0);
+}
+
 /* Writes `count` blocks of 5000 bytes in one call, so that they share a request. */
 static int write_batch(csc_tier *tier, uint64_t seed, csc_tier_write *writes, size_t count)
 {
@@ -466,6 +503,8 @@ int main(void)
         cmocka_unit_test(an_open_syncs_what_it_finds),
         cmocka_unit_test(full_disk_is_survived),
         cmocka_unit_test(no_room_for_a_segment),
+        cmocka_unit_test_setup_teardown(no_record_in_a_segment, testing_setup, testing_teardown),
+        cmocka_unit_test_setup_teardown(no_room_for_a_record, testing_setup, testing_teardown),
         cmocka_unit_test(failed_writes_leave_nothing),
         cmocka_unit_test_setup_teardown(a_failed_bind_may_be_there, testing_setup, testing_teardown),
         cmocka_unit_test_setup_teardown(a_removal_that_was_not_synced_may_come_undone, testing_setup,

@@ -308,6 +308,8 @@ int csc_segment_go_buffered(csc_segment_tier *t);
  */
 void csc_segment_recover(csc_segment_tier *t, int code);
 int csc_segment_seal_open(csc_segment_tier *t);
+/** Removes the open segment, if there is one with no record in it. */
+void csc_segment_discard_if_empty(csc_segment_tier *t);
 int csc_segment_sync(csc_tier *tier);
 /** Tells the table how far the open segment reaches. */
 void csc_segment_set_bytes(csc_segment_tier *t, uint64_t bytes);

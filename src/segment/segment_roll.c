@@ -68,13 +68,39 @@ static void close_open(csc_segment_tier *t)
     w->big_count = 0;
 }
 
-/* Leaves the open segment as it is, without an index. */
+/* There is no record in it: no file is better than an empty one. A failure: it stays as it is. */
+static int discard_empty(csc_segment_tier *t)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+    csc_segment_item *item = t->writer.item;
+    int rc;
+
+    csc_segment_path(t, item->rank, item->number, path);
+    rc = csc_io_unlink(t->io, path);
+    if (rc && rc != CASCADE_MISS)
+        return rc;
+    close_open(t);
+    csc_segment_set_removed(t, item);
+    t->writer.directory_dirty = true;
+    return 0;
+}
+
+void csc_segment_discard_if_empty(csc_segment_tier *t)
+{
+    if (t->writer.item && t->writer.position == CSC_SEGFMT_PAGE_BYTES)
+        (void)discard_empty(t); /* else an open finds it, and a day later it goes */
+}
+
+/* Leaves the open segment as it is, without an index; or without its file, else a disk that takes no
+ * record would get another one with every try. */
 static void abandon(csc_segment_tier *t)
 {
     char name[CSC_SEGFMT_NAME_BYTES];
 
     csc_segfmt_name_format(t->rank, t->writer.number, name);
     csc_log(CSC_LOG_ERROR, "%s is given up: %s", name, csc_fail_text());
+    if (t->writer.position == CSC_SEGFMT_PAGE_BYTES && discard_empty(t) == 0)
+        return;
     set_state(t, CSC_SEGMENT_UNSEALED, t->writer.position);
     close_open(t);
 }
@@ -434,21 +460,6 @@ static int write_footer(csc_segment_tier *t)
     }
     free(footer);
     return rc;
-}
-
-/* Nothing was ever written to it: no file is better than an empty one. */
-static int discard_empty(csc_segment_tier *t)
-{
-    char path[CSC_SEGMENT_PATH_BYTES];
-    csc_segment_item *item = t->writer.item;
-    int rc;
-
-    csc_segment_path(t, item->rank, item->number, path);
-    close_open(t);
-    csc_segment_set_removed(t, item);
-    rc = csc_io_unlink(t->io, path);
-    t->writer.directory_dirty = true;
-    return rc == CASCADE_MISS ? 0 : rc;
 }
 
 /* A file that is used again reaches further than its records. Only behind its last byte can the index
