@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* When a segment without an index has no writer any more: he appends to none that he left alone for an
  * hour, so after a day it is anybody's of his rank. */
+#include "base/mark.h"
 #include "segment/segment_internal.h"
 #include "segment/segment_testing.h"
 
@@ -9,8 +10,10 @@
 #include <stdarg.h>
 #include <stddef.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <time.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -100,6 +103,56 @@ static void nothing_is_synced_after_an_hour(void **state)
     tier->ops->close(&tier);
 }
 
+static csc_tier *standing;
+
+static void stand_still_when_claimed(const char *name)
+{
+    if (strcmp(name, "segment: created") == 0)
+        stand_still(standing, 2);
+}
+
+/* Stopped between the making of a file and its first page. */
+static void nothing_is_begun_after_an_hour(void **state)
+{
+    csc_place place;
+
+    (void)state;
+    standing = testing_open_default();
+    atomic_store(&csc_mark_hook_now, stand_still_when_claimed);
+    assert_int_equal(testing_write(standing, 1, 5000, 0, 1, &place), CASCADE_EIO);
+    atomic_store(&csc_mark_hook_now, NULL);
+    assert_int_equal(csc_segment_count(standing), 0);
+    assert_int_equal(testing_write(standing, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(standing->ops->sync(standing), 0);
+    standing->ops->close(&standing);
+}
+
+static void open_and_close(uint32_t rank)
+{
+    csc_tier *tier = NULL;
+
+    assert_int_equal(testing_open((csc_segment_options){.rank = rank}, &tier), 0);
+    assert_int_equal(csc_segment_count(tier), 0);
+    tier->ops->close(&tier);
+}
+
+/* A file that was made, and never became a segment: a kill, or a file server that said that it was there
+ * before. Its writer may still be about to begin it, until a day has passed. */
+static void an_empty_file_goes_after_a_day(void **state)
+{
+    (void)state;
+    close(open(testing_path(0, 0), O_CREAT | O_EXCL | O_WRONLY, 0600));
+    open_and_close(0);
+    set_age(23 * HOUR_S);
+    open_and_close(0);
+    assert_int_equal(testing_file_count(), 1);
+    set_age(25 * HOUR_S);
+    open_and_close(1); /* it is another rank's */
+    assert_int_equal(testing_file_count(), 1);
+    open_and_close(0);
+    assert_int_equal(testing_file_count(), 0);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
 
 int main(void)
@@ -108,6 +161,8 @@ int main(void)
         CASE(a_day_is_enough),
         CASE(nothing_is_appended_after_an_hour),
         CASE(nothing_is_synced_after_an_hour),
+        CASE(nothing_is_begun_after_an_hour),
+        CASE(an_empty_file_goes_after_a_day),
     };
 
     setenv("CASCADE_LOG", "none", 0); /* the errors are meant */

@@ -22,12 +22,27 @@
 
 /* ---- one file ------------------------------------------------------------------------------------- */
 
-static void remove_spare(csc_segment_tier *t, const csc_segment_name *named)
+/* Of a file that is of no use, and this rank's. A refresh leaves it to the next open. */
+static void remove_useless(const csc_segment_loading *l, const csc_segment_name *named)
 {
     char path[CSC_SEGMENT_PATH_BYTES];
 
+    if (named->rank != l->t->rank || l->live)
+        return;
+    csc_segment_path(l->t, named->rank, named->number, path);
+    (void)csc_io_unlink(l->t->io, path); /* else it stays, and the next open tries again */
+}
+
+/* Whether no handle, on whatever node, writes to it any more. */
+static bool is_abandoned(csc_segment_tier *t, const csc_segment_name *named)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+    struct stat info;
+
     csc_segment_path(t, named->rank, named->number, path);
-    (void)csc_io_unlink(t->io, path); /* else it stays, and the next open tries again */
+    return csc_io_stat(t->io, path, &info) == 0 &&
+           (uint64_t)info.st_mtim.tv_sec * UINT64_C(1000000000) + CSC_SEGMENT_ABANDONED_NS <
+               csc_wall_ns();
 }
 
 /* 0: the first page is that of a segment or of a spare. */
@@ -57,8 +72,13 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
 
     if (rc)
         return rc;
-    if (l->size == 0)
-        return CASCADE_MISS; /* its writer was killed before it wrote anything, or is about to */
+    if (l->size == 0) {
+        /* Its writer was killed before it wrote anything, or is about to; or a file server made it and
+         * said that it was there already. */
+        if (is_abandoned(l->t, named))
+            remove_useless(l, named);
+        return CASCADE_MISS;
+    }
     facts.bytes = l->size;
     l->size -= l->size % PAGE; /* a torn page holds no whole record */
     if (l->size < PAGE)
@@ -74,9 +94,8 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
         return rc;
     if (csc_segfmt_is_spare(page, named->rank, named->number)) {
         /* Its writer was killed and it takes space for nothing; if he lives, on another node, he makes a
-         * new file where he meant to use this one. A refresh leaves it to the next open. */
-        if (named->rank == l->t->rank && !l->live)
-            remove_spare(l->t, named);
+         * new file where he meant to use this one. */
+        remove_useless(l, named);
         return CASCADE_MISS;
     }
     header = page;
@@ -96,19 +115,7 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
     return 0;
 }
 
-/* Whether no handle, on whatever node, appends to it any more. */
-static bool is_abandoned(csc_segment_tier *t, const csc_segment_item *item)
-{
-    char path[CSC_SEGMENT_PATH_BYTES];
-    struct stat info;
-
-    csc_segment_path(t, item->rank, item->number, path);
-    return csc_io_stat(t->io, path, &info) == 0 &&
-           (uint64_t)info.st_mtim.tv_sec * UINT64_C(1000000000) + CSC_SEGMENT_ABANDONED_NS <
-               csc_wall_ns();
-}
-
-static int load_records(csc_segment_loading *l)
+static int load_records(csc_segment_loading *l, const csc_segment_name *named)
 {
     bool sound;
     int rc = csc_segment_load_index(l, &sound);
@@ -124,7 +131,7 @@ static int load_records(csc_segment_loading *l)
      */
     if (rc == 0 && !sound && l->item->ours) {
         rc = csc_io_datasync(l->t->io, l->file->fd);
-        l->item->abandoned = is_abandoned(l->t, l->item);
+        l->item->abandoned = is_abandoned(l->t, named);
     }
     /* What is behind has been seen by nobody: whoever empties the segment would lose that. */
     if (rc || l->cut) {
@@ -245,7 +252,7 @@ int csc_segment_load(csc_segment_loading *l, const csc_segment_name *named)
     if (rc == 0) {
         rc = load_header(l, named);
         if (rc == 0)
-            return load_records(l);
+            return load_records(l, named);
         if (rc == CASCADE_EIO && !l->live)
             rc = CASCADE_ECORRUPT; /* it opened, so it is this file that cannot be read */
         csc_segment_file_close(l->t, l->file);

@@ -273,6 +273,7 @@ static int start(csc_segment_tier *t)
     int rc;
 
     stripe_once(t);
+    w->prepared_ns = csc_wall_ns();
     rc = random_bytes(&facts.generation, sizeof facts.generation);
     if (rc == 0)
         rc = claim_number(t, path);
@@ -283,6 +284,11 @@ static int start(csc_segment_tier *t)
     w->directory_dirty = true;
     rc = begin(t, path, facts.generation);
     facts.bytes = max_u64(CSC_SEGFMT_PAGE_BYTES, w->recycled_bytes);
+    /* This process, or the disk, stood still: its name may be another file's by now. */
+    if (rc == 0 && is_idle(w)) {
+        csc_io_close(t->io, w->fd);
+        return csc_fail(CASCADE_EIO, "it took over an hour to begin %s", path);
+    }
     if (rc == 0)
         rc = csc_segment_add(t, &facts, &w->index);
     if (rc) {
