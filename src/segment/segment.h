@@ -145,7 +145,8 @@ int csc_segment_remove(csc_tier *tier, uint32_t segment);
  * gone or became another segment, and tells the visitor. A segment that another live handle writes is
  * not `ours` from then on. Costs one readdir, the first page of one segment, in turn, and a look at the
  * size and the end of each unsealed one; and all that once more if a file went while it looked, for what
- * was in it may have been moved behind its back. A record may be visited twice.
+ * was in it may have been moved behind its back; and a sync of the directory for each segment that was
+ * sealed, and for those that went. A record may be visited twice.
  *
  * 0: all that others had synced when it began is known. Else as open, but CASCADE_ENOKEY is only logged;
  * CASCADE_EAGAIN: files kept going; CASCADE_EIO: some files could not be read, the rest was; or the

@@ -335,7 +335,9 @@ int csc_segment_load_index(csc_segment_loading *l, bool *sound)
     note_index(l, l->size - trailer.index_offset);
     rc = visit_index(l, data, trailer.index_count, sound);
     l->source.sealed = *sound;
-    if (rc == 0 && !*sound)
+    if (rc == 0 && *sound)
+        l->from = trailer.index_offset;
+    else if (rc == 0)
         csc_log(CSC_LOG_WARNING, "a segment's index contradicts itself, reading its records");
     return rc;
 }

@@ -40,7 +40,7 @@ void csc_segment_loading_forget(csc_segment_loading *l);
 /** The first page; goes over to buffered reads where direct ones are refused. */
 int csc_segment_load_page(csc_segment_loading *l, const csc_segment_name *named, const void **page);
 /** Visits a segment from `from` on by its index. `*sound` tells whether there was a good one; if not,
- * nothing was visited. */
+ * nothing was visited; else `from` is behind the records. */
 int csc_segment_load_index(csc_segment_loading *l, bool *sound);
 /** Visits whole records from `from` on, by their headers, and moves `from` behind them. */
 int csc_segment_scan_records(csc_segment_loading *l);

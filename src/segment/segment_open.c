@@ -122,6 +122,8 @@ static int load_records(csc_segment_loading *l, const csc_segment_name *named)
 
     if (rc == 0 && !sound)
         rc = csc_segment_scan_records(l);
+    if (rc == 0 && sound && l->live)
+        rc = csc_io_sync_directory(l->t->io, l->t->directory);
     pthread_mutex_lock(&l->t->lock);
     l->item->scanned = l->from;
     if (rc == 0 && sound)
@@ -297,8 +299,8 @@ static int load_all(csc_segment_tier *t, const csc_segment_visitor *visitor)
             list.names[i].number >= t->writer.next_number)
             t->writer.next_number = list.names[i].number + 1;
     }
-    /* So are the names of its files. */
-    if (rc == 0 && t->writer.next_number > 0)
+    /* So are the names, of others' files too: a writer may be killed between an index and its name. */
+    if (rc == 0 && t->item_count > 0)
         rc = csc_io_sync_directory(t->io, t->directory);
     csc_segment_note_unread(t);
     csc_segment_loading_end(&l);

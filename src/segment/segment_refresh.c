@@ -10,6 +10,10 @@
  *
  * A directory is not listed at one instant: whoever empties a segment makes the copies, then removes it,
  * and the listing may show neither. So when a file went meanwhile, the directory is listed again.
+ *
+ * What another handle did to a name, and was killed before he synced it, a power cut still undoes: a
+ * block of ours would be called stored in a file that is not there, or a delete forgotten whose bind
+ * comes back. So a segment is called sealed, or gone, only once its name was synced here.
  */
 #include "base/fail.h"
 #include "base/log.h"
@@ -120,8 +124,10 @@ static int check_one(csc_segment_loading *l)
         header = page;
         if (rc == 0 &&
             (csc_segfmt_is_spare(page, name.rank, name.number) ||
-             (csc_segfmt_header_check(header) == 0 && header->generation != item->generation)))
-            tell_gone(l, item, index);
+             (csc_segfmt_header_check(header) == 0 && header->generation != item->generation)) &&
+            csc_io_datasync(l->t->io, l->file->fd) == 0 &&
+            csc_io_sync_directory(l->t->io, l->t->directory) == 0)
+            tell_gone(l, item, index); /* else at the next look */
         csc_segment_file_close(l->t, l->file);
     }
     return rc == CASCADE_ENOMEM ? rc : 0;
@@ -141,7 +147,7 @@ static int check_directory(csc_segment_tier *t)
 static int drop_unlisted(csc_segment_loading *l, known_list *list)
 {
     char path[CSC_SEGMENT_PATH_BYTES];
-    bool checked = false;
+    bool checked = false, synced = false;
     struct stat info;
 
     for (size_t i = 0; i < list->count; i++) {
@@ -155,8 +161,13 @@ static int drop_unlisted(csc_segment_loading *l, known_list *list)
             return rc;
         checked = true;
         csc_segment_path(l->t, k->name.rank, k->name.number, path);
-        if (csc_io_stat(l->t->io, path, &info) == CASCADE_MISS)
-            tell_gone(l, k->item, k->index);
+        if (csc_io_stat(l->t->io, path, &info) != CASCADE_MISS)
+            continue;
+        rc = synced ? 0 : csc_io_sync_directory(l->t->io, l->t->directory);
+        if (rc)
+            return rc;
+        synced = true;
+        tell_gone(l, k->item, k->index);
     }
     return 0;
 }
@@ -208,6 +219,8 @@ static int read_more(csc_segment_loading *l, const known *k)
             rc = csc_segment_load_index(l, &sound);
         if (rc == 0 && !sound)
             rc = csc_segment_scan_records(l);
+        else if (rc == 0)
+            rc = csc_io_sync_directory(l->t->io, l->t->directory);
         note_progress(l, begun, rc == 0, sound);
     }
     csc_segment_file_release(l->t, l->file);
