@@ -89,7 +89,8 @@ typedef struct csc_segment_info {
     bool abandoned;        /* ours, without an index, and nobody had appended to it for a day when it was
                               opened: may be emptied and removed too */
     bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
-                  Not: found later, so another live handle of the same rank made it */
+                  Not: found later, so another live handle of the same rank made it; or read in part,
+                  until a refresh has read the rest */
 } csc_segment_info;
 
 /**

@@ -124,6 +124,83 @@ static void an_open_syncs_the_names_it_finds(void **state)
     writer->ops->close(&writer);
 }
 
+static csc_segment_info only_one(csc_tier *tier)
+{
+    csc_segment_info info = {0};
+    size_t count = 1;
+
+    csc_segment_list(tier, &info, &count);
+    assert_int_equal(count, 1);
+    return info;
+}
+
+/* Opens until a record of the one segment cannot be read; returns how many came before it. */
+static size_t open_a_part(csc_tier **tier)
+{
+    for (int at = 1;; at++) {
+        int rc;
+
+        testing_fault = (testing_faults){.at = at, .err = EIO};
+        rc = testing_open((csc_segment_options){0}, tier);
+        assert_true(testing_fault.met);
+        testing_fault = (testing_faults){0};
+        if (rc == 0 && csc_segment_count(*tier) == 1 && testing_seen.block_count < 3)
+            return testing_seen.block_count;
+        if (rc == 0)
+            (*tier)->ops->close(tier);
+    }
+}
+
+static csc_tier *write_three(void)
+{
+    csc_tier *tier = open_as(0);
+    csc_place place;
+
+    for (uint64_t seed = 1; seed < 4; seed++)
+        assert_int_equal(testing_write(tier, seed, 300000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    return tier;
+}
+
+/* Nobody knows what is behind, so it is not to be emptied; until a refresh has read it. */
+static void read_whole_later_it_is_ours(void **state)
+{
+    csc_tier *tier = write_three();
+    csc_binding other = testing_binding(50, 0);
+    size_t before;
+
+    (void)state;
+    tier->ops->close(&tier);
+    before = open_a_part(&tier);
+    assert_false(only_one(tier).ours);
+    assert_true(csc_segment_may_hide(tier, UINT32_MAX, &other));
+    fail_a_sync(tier);
+    before += testing_seen.block_count;
+    assert_false(only_one(tier).ours);
+    assert_int_equal(testing_refresh(tier), 0);
+    assert_int_equal(before + testing_seen.block_count, 3);
+    assert_true(only_one(tier).ours);
+    assert_false(csc_segment_may_hide(tier, UINT32_MAX, &other));
+    assert_int_equal(testing_refresh(tier), 0);
+    assert_true(only_one(tier).ours);
+    tier->ops->close(&tier);
+}
+
+/* The same rank on another node. */
+static void but_not_if_it_grew(void **state)
+{
+    csc_tier *writer = write_three(), *tier;
+
+    (void)state;
+    open_a_part(&tier);
+    write_one(writer, 4);
+    assert_int_equal(testing_refresh(tier), 0);
+    assert_non_null(testing_find(4, BYTES, 0));
+    assert_false(only_one(tier).ours);
+    tier->ops->close(&tier);
+    writer->ops->close(&writer);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
 
 int main(void)
@@ -132,6 +209,8 @@ int main(void)
         CASE(an_index_counts_once_its_name_is_synced),
         CASE(what_went_is_gone_once_that_is_synced),
         CASE(an_open_syncs_the_names_it_finds),
+        CASE(read_whole_later_it_is_ours),
+        CASE(but_not_if_it_grew),
     };
 
     setenv("CASCADE_LOG", "none", 0); /* the errors are meant */

@@ -71,6 +71,7 @@ typedef struct csc_segment_item {
     atomic_bool ours; /* as in csc_segment_info */
     bool abandoned;   /* the same */
     bool cut;         /* a part of it could not be read yet */
+    bool ours_whole;  /* found at open: `ours` once all of it is read, if it does not grow until then */
     /* under the lock */
     uint64_t bytes;
     uint64_t scanned;       /* found, not sealed: records before this offset were visited */

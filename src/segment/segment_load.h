@@ -51,6 +51,8 @@ int csc_segment_scan_records(csc_segment_loading *l);
 int csc_segment_load(csc_segment_loading *l, const csc_segment_name *named);
 /** Whether a file is known to be no segment and has been looked at often enough. */
 bool csc_segment_is_skipped(csc_segment_tier *t, const csc_segment_name *named);
+/** Makes durable what a killed writer left in a segment without an index that becomes `ours`. */
+int csc_segment_take_over(csc_segment_loading *l, const csc_segment_name *named);
 /** After all files were looked at: whether there are some that only others can read. */
 void csc_segment_note_unread(csc_segment_tier *t);
 

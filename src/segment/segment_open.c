@@ -115,6 +115,16 @@ static int load_header(csc_segment_loading *l, const csc_segment_name *named)
     return 0;
 }
 
+int csc_segment_take_over(csc_segment_loading *l, const csc_segment_name *named)
+{
+    bool abandoned = is_abandoned(l->t, named);
+
+    pthread_mutex_lock(&l->t->lock);
+    l->item->abandoned = abandoned;
+    pthread_mutex_unlock(&l->t->lock);
+    return csc_io_datasync(l->t->io, l->file->fd);
+}
+
 static int load_records(csc_segment_loading *l, const csc_segment_name *named)
 {
     bool sound;
@@ -131,14 +141,13 @@ static int load_records(csc_segment_loading *l, const csc_segment_name *named)
     pthread_mutex_unlock(&l->t->lock);
     /* What a killed writer had not synced yet is on disk from here on, as the store will take it to be.
      */
-    if (rc == 0 && !sound && l->item->ours) {
-        rc = csc_io_datasync(l->t->io, l->file->fd);
-        l->item->abandoned = is_abandoned(l->t, named);
-    }
+    if (rc == 0 && !sound && l->item->ours)
+        rc = csc_segment_take_over(l, named);
     /* What is behind has been seen by nobody: whoever empties the segment would lose that. */
     if (rc || l->cut) {
         pthread_mutex_lock(&l->t->lock);
         l->item->cut = true;
+        l->item->ours_whole = l->item->ours;
         l->item->ours = false;
         pthread_mutex_unlock(&l->t->lock);
     }

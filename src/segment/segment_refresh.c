@@ -177,15 +177,21 @@ static int drop_unlisted(csc_segment_loading *l, known_list *list)
 /* Ends the reading of more records; lets the next refresh see to it if it was asked to begin earlier. */
 static void note_progress(csc_segment_loading *l, uint64_t begun, bool all, bool sealed)
 {
+    bool is_first; /* time that all of it was read: as it would have been at open */
+
     pthread_mutex_lock(&l->t->lock);
+    is_first = l->item->ours_whole && all;
     l->item->cut &= !all;
+    l->item->ours_whole &= !all;
     sealed &= all;
     if (l->item->scanned == begun) {
         l->item->scanned = l->from;
         if (sealed && l->item->state == CSC_SEGMENT_UNSEALED)
             l->item->state = CSC_SEGMENT_SEALED;
     }
-    if (sealed || l->from != begun)
+    if (is_first)
+        l->item->ours = true;
+    else if (sealed || l->from != begun)
         l->item->ours = false; /* its writer lives */
     pthread_mutex_unlock(&l->t->lock);
 }
@@ -207,6 +213,7 @@ static int read_more(csc_segment_loading *l, const known *k)
     if (rc == 0) {
         pthread_mutex_lock(&l->t->lock);
         begun = k->item->scanned;
+        k->item->ours_whole &= bytes == k->item->bytes;
         k->item->bytes = bytes;
         pthread_mutex_unlock(&l->t->lock);
         l->item = k->item;
@@ -221,6 +228,8 @@ static int read_more(csc_segment_loading *l, const known *k)
             rc = csc_segment_scan_records(l);
         else if (rc == 0)
             rc = csc_io_sync_directory(l->t->io, l->t->directory);
+        if (rc == 0 && !sound && k->item->ours_whole)
+            rc = csc_segment_take_over(l, &k->name);
         note_progress(l, begun, rc == 0, sound);
     }
     csc_segment_file_release(l->t, l->file);
