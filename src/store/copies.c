@@ -52,9 +52,12 @@ void csc_copies_check(cascade_store *store, csc_copies *copies)
     for (size_t i = 0; i < copies->count; i++) {
         const csc_twin *copy = &copies->items[i];
 
-        if (csc_place_is_set(&csc_content_at(store, copy->number)->file) &&
-            !is_whole(store, copy->number, &buffer, &room))
-            csc_content_at(store, copy->number)->file = copy->place; /* nothing counts either yet */
+        if (!csc_place_is_set(&csc_content_at(store, copy->number)->file) ||
+            is_whole(store, copy->number, &buffer, &room))
+            continue;
+        csc_content_at(store, copy->number)->file = copy->place; /* nothing counts as live yet */
+        csc_count(&store->counters.quarantined[CASCADE_TIER_FILE], 1);
+        csc_log(CSC_LOG_WARNING, "another copy of a block is used: %s", csc_fail_text());
     }
     free(buffer);
     free(copies->items);

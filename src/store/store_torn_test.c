@@ -131,8 +131,10 @@ static void a_torn_copy_takes_no_space(void **state)
     assert_int_equal(infos[0].live_bytes, 2 * record_bytes);
     assert_int_equal(infos[1].live_bytes, 0);
     assert_int_equal(infos[2].live_bytes, 0);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_FILE].quarantined, 1);
     assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
     assert_int_equal(st_get(store, 2, 2, BYTES, 0), 0);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_FILE].quarantined, 1);
     st_close(&store);
 }
 
