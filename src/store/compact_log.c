@@ -94,7 +94,7 @@ static bool is_elsewhere(cascade_store *store, const csc_binding *binding)
  * that delete may not be durable yet, and the one between the two binds may have been dropped with a
  * dead owner's entry. In the place of such a bind comes a delete just before it, so that the bind itself
  * is still found where it is recorded otherwise. What lies in a file that could not be read nobody
- * knows.
+ * knows. Nothing is older than 0, which no writer gives, and which a file may hold all the same.
  */
 static int move_hider(void *context, const csc_binding *binding, bool is_delete)
 {
@@ -104,6 +104,8 @@ static int move_hider(void *context, const csc_binding *binding, bool is_delete)
                            .binding = {.key = binding->key, .sequence = binding->sequence}};
 
     if (is_delete && c->all_known && !csc_segment_may_hide(store->file, c->segment - 1, &entry.binding))
+        return 0;
+    if (binding->sequence == 0)
         return 0;
     if (!is_delete && ((!store->files_skipped &&
                         !csc_segment_bind_may_hide(store->file, c->segment - 1, &entry.binding)) ||
