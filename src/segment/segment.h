@@ -86,8 +86,9 @@ typedef struct csc_segment_info {
     uint64_t key_id;       /* its payloads are encrypted with, 0: none */
     bool sealed;           /* has its index; if not, it may be growing, under this handle or another */
     bool open;             /* this handle appends to it */
-    bool abandoned;        /* ours, without an index, and nobody had appended to it for a day when it was
-                              opened: may be emptied and removed too */
+    bool abandoned;        /* ours, without an index, and will get none: given up by this handle, or
+                              nobody had appended to it for a day when it was opened. May be emptied and
+                              removed too */
     bool ours; /* written by this handle, or found at open with this rank: may be emptied and removed.
                   Not: found later, so another live handle of the same rank made it; or read in part,
                   until a refresh has read the rest */
@@ -131,6 +132,10 @@ void csc_segment_list(csc_tier *tier, csc_segment_info *infos, size_t *count);
 /** Seals the open segment if there is one, and syncs. CASCADE_ENOSPC: there is no room for the index;
  * the segment stays open, its records are durable. The writing thread only. */
 int csc_segment_seal(csc_tier *tier);
+
+/** Ends the open segment, if there is one, without an index, for want of room for it: it may be emptied
+ * as an abandoned one. Fails as tier.ops->sync does. The writing thread only. */
+int csc_segment_give_up(csc_tier *tier);
 
 /** Removes a segment of this rank: unlinks it, or, if it is sealed and `ours` and options.spares_max
  * allows, keeps its file to become a new segment later. Reads of its places under way finish, or are

@@ -5,6 +5,7 @@
 #include "segment/segment_internal.h"
 #include "segment/segment_testing.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -103,6 +104,33 @@ static void nothing_is_synced_after_an_hour(void **state)
     tier->ops->close(&tier);
 }
 
+/* No room for its index: it keeps its records, and may be emptied. */
+static void given_up_by_its_own_writer(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_segment_info infos[2];
+    csc_place first, second;
+    size_t count = 2;
+
+    (void)state;
+    assert_int_equal(csc_segment_give_up(tier), 0); /* there is none */
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &first), 0);
+    testing_fault = (testing_faults){.at = 1, .err = ENOSPC, .lasting = true, .only_growth = true};
+    assert_int_equal(csc_segment_seal(tier), CASCADE_ENOSPC);
+    assert_int_equal(csc_segment_give_up(tier), 0);
+    testing_fault = (testing_faults){0};
+    assert_int_equal(testing_write(tier, 2, 5000, 0, 1, &second), 0);
+    assert_int_equal(testing_read(tier, &first, 1, 5000, 0), 0);
+    csc_segment_list(tier, infos, &count);
+    assert_int_equal(count, 2);
+    assert_true(infos[0].abandoned && infos[0].ours && !infos[0].open && !infos[0].sealed);
+    assert_true(infos[1].open && !infos[1].abandoned);
+    assert_int_equal(csc_segment_remove(tier, csc_segment_of(&first)), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(testing_file_count(), 1);
+    tier->ops->close(&tier);
+}
+
 static csc_tier *standing;
 
 static void stand_still_when_claimed(const char *name)
@@ -161,6 +189,7 @@ int main(void)
         CASE(a_day_is_enough),
         CASE(nothing_is_appended_after_an_hour),
         CASE(nothing_is_synced_after_an_hour),
+        CASE(given_up_by_its_own_writer),
         CASE(nothing_is_begun_after_an_hour),
         CASE(an_empty_file_goes_after_a_day),
     };

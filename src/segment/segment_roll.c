@@ -531,3 +531,17 @@ int csc_segment_seal(csc_tier *tier)
 
     return rc ? rc : sync_rc;
 }
+
+int csc_segment_give_up(csc_tier *tier)
+{
+    csc_segment_tier *t = csc_segment_tier_of(tier);
+    csc_segment_writer *w = &t->writer;
+
+    if (w->item && sync_open(t) == 0) {
+        pthread_mutex_lock(&t->lock);
+        w->item->abandoned = true;
+        pthread_mutex_unlock(&t->lock);
+        abandon(t);
+    }
+    return csc_segment_sync(tier);
+}

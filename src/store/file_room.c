@@ -13,6 +13,8 @@
 #include "base/log.h"
 #include "store/store_private.h"
 
+#include <stdlib.h>
+
 #define DROP_STEP    256u /* blocks dropped in one go under the lock */
 #define BUDGET_PARTS 16u
 #define LIVE_PARTS   13u
@@ -166,6 +168,27 @@ static bool hurry(cascade_store *store)
            can_be_moved(store, &info) && csc_compact_segment(store, info.segment) == 0;
 }
 
+/* Ends the open segment, so that it can be emptied. Without its index if there is no room for that: what
+ * is dead in it is the room. */
+static int end_open(cascade_store *store)
+{
+    int code = csc_segment_seal(store->file);
+
+    return code == CASCADE_ENOSPC ? csc_segment_give_up(store->file) : code;
+}
+
+int csc_file_room_end_open(cascade_store *store, unsigned part)
+{
+    size_t count;
+    csc_segment_info *infos = csc_segments(store, &count);
+    bool is_wanted = false;
+
+    for (size_t i = 0; i < count; i++)
+        is_wanted |= infos[i].open && csc_segment_dead(&infos[i]) * part > infos[i].bytes;
+    free(infos);
+    return is_wanted ? end_open(store) : 0;
+}
+
 int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries)
 {
     uint64_t budget = store->config.settings.file_budget_bytes, part = budget / BUDGET_PARTS;
@@ -206,7 +229,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         used = csc_segment_used_bytes(store->file);
         if (!any && sealed_at > used && sealed_at - used >= part) {
             sealed_at = used;
-            code = csc_segment_seal(store->file);
+            code = end_open(store);
             if (code)
                 return code;
             continue;

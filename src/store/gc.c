@@ -43,19 +43,6 @@ static void measure(cascade_store *store, cascade_gc_report *report)
     free(infos);
 }
 
-/* The open segment is emptied like another once it is sealed. */
-static int seal_if_worthy(cascade_store *store)
-{
-    size_t count;
-    csc_segment_info *infos = csc_segments(store, &count);
-    bool is_wanted = false;
-
-    for (size_t i = 0; i < count; i++)
-        is_wanted |= infos[i].open && csc_segment_dead(&infos[i]) * OPEN_PARTS > infos[i].bytes;
-    free(infos);
-    return is_wanted ? csc_segment_seal(store->file) : 0;
-}
-
 /* What goes fast, and what is to be moved. */
 static int begin(cascade_store *store, gc *g)
 {
@@ -70,7 +57,7 @@ static int begin(cascade_store *store, gc *g)
     store->file->ops->stats(store->file, &stats);
     g->bytes_then = stats.used_bytes;
     csc_compact_retry(store);
-    code = seal_if_worthy(store);
+    code = csc_file_room_end_open(store, OPEN_PARTS);
     if (code == 0)
         code = csc_file_room_make(store, 0, 0, 0); /* the budget may have been larger once */
     if (code == 0)

@@ -518,6 +518,9 @@ void csc_compact_step(cascade_store *store, uint64_t *wake_ns);
 /** Makes room in the file budget for records as csc_segment_bytes_after takes them: drops what is worth
  * least, empties segments. CASCADE_ENOSPC, or why a segment cannot be emptied. */
 int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, size_t entries);
+/** Ends the open segment, so that it can be emptied, if more than that part of it is dead; without its
+ * index if there is no room for that. Returns as a sync. */
+int csc_file_room_end_open(cascade_store *store, unsigned part);
 /** Drops blocks that were not used for file_age_s, and counts them. `dry_run`: only counts. Any thread.
  */
 void csc_file_age(cascade_store *store, bool dry_run, uint64_t *blocks, uint64_t *bytes);

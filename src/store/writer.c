@@ -23,6 +23,7 @@
 #define ROUND_BLOCKS      1024u
 #define ROUND_BYTES       (UINT64_C(256) << 20)
 #define ROUND_LOG_ENTRIES 4096u
+#define FULL_PARTS        2u /* more than this part of the open segment dead: on a full disk it is emptied */
 #define RETRY_NS          UINT64_C(500000000)
 #define AGE_STEP_NS       UINT64_C(3000000000)
 
@@ -359,10 +360,14 @@ void csc_writer_destroy(cascade_store *store)
 static uint64_t tend(cascade_store *store, uint64_t *aged_ns)
 {
     uint64_t wake_ns = UINT64_MAX, blocks, bytes;
+    bool is_full = store->file_error == CASCADE_ENOSPC;
 
     if (store->stopping)
         return wake_ns;
     pthread_mutex_unlock(&store->lock);
+    /* What is dead in the open segment would never come back: without room it gets no further. */
+    if (is_full)
+        (void)csc_file_room_end_open(store, FULL_PARTS);
     csc_errand_serve(store);
     csc_compact_step(store, &wake_ns);
     if (store->config.file_age_s) {
