@@ -264,7 +264,7 @@ static inline void csc_count(_Atomic uint64_t *counter, uint64_t by)
 /** Options, environment, settings file, defaults; makes directory and settings file if asked to. */
 int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_config *config);
 
-/* ---- entries.c: the tables. Lock held ---------------------------------------------------------- */
+/* ---- entries.c, reuse.c: the tables. Lock held ------------------------------------------------- */
 
 int csc_entries_init(cascade_store *store);
 void csc_entries_destroy(cascade_store *store);
