@@ -150,6 +150,18 @@ static void unlink_entry(cascade_store *store, csc_hash_list *list, uint32_t num
     csc_log(CSC_LOG_ERROR, "entry %u is missing from its list: the store only closes now", number);
 }
 
+/* Takes a key out of the list of its content's keys. */
+static void unlink_key(cascade_store *store, uint32_t number)
+{
+    csc_key_entry *entry = csc_key_at(store, number);
+    uint32_t *link = &csc_content_at(store, atomic_load(&entry->content))->first_key;
+
+    while (*link && *link != number + 1)
+        link = &csc_key_at(store, *link - 1)->sibling;
+    if (*link)
+        *link = entry->sibling;
+}
+
 /* ---- contents -------------------------------------------------------------------------------- */
 
 int csc_content_make(cascade_store *store, const csc_content *content, uint32_t *number)
@@ -330,37 +342,55 @@ void csc_content_note_shared(cascade_store *store, uint32_t number)
         csc_policy_set_shared(store->file_policy, number, shared);
 }
 
+/* Has a key name another content, whose tiers are `is_in`. Its edges in both are down. Readers: the key
+ * names one or the other. */
+static void move_key(cascade_store *store, uint32_t number, uint32_t to, const bool *is_in)
+{
+    csc_key_entry *entry = csc_key_at(store, number);
+    uint32_t from = atomic_load(&entry->content);
+    csc_content_entry *loser = csc_content_at(store, from), *winner = csc_content_at(store, to);
+
+    unlink_key(store, number);
+    entry->sibling = winner->first_key;
+    winner->first_key = number + 1;
+    atomic_store(&entry->content, to);
+    csc_mark("merge: key moved");
+    loser->references--;
+    winner->references++;
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++) {
+        int children = (int)store->key_states[number].children[tier];
+
+        if (children) {
+            count_children(store, tier, from, -children);
+            count_children(store, tier, to, children);
+        }
+        if (is_in[tier])
+            edge_up(store, number, tier);
+    }
+}
+
+/* The tiers in whose forest a content is. */
+static void look_where(cascade_store *store, uint32_t number, bool *is_in)
+{
+    const csc_content_entry *entry = csc_content_at(store, number);
+
+    is_in[CASCADE_TIER_DRAM] = csc_content_has(entry, CSC_CONTENT_RESIDENT);
+    is_in[CASCADE_TIER_FILE] = csc_place_is_set(&entry->file) && has_file_forest(store);
+}
+
 void csc_content_merge(cascade_store *store, uint32_t from, uint32_t to)
 {
     csc_content_entry *loser = csc_content_at(store, from), *winner = csc_content_at(store, to);
-    bool is_in[CASCADE_TIER_COUNT] = {csc_content_has(winner, CSC_CONTENT_RESIDENT),
-                                      csc_place_is_set(&winner->file) && has_file_forest(store)};
+    bool is_in[CASCADE_TIER_COUNT];
 
+    look_where(store, to, is_in);
     for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++)
         edges(store, from, tier, edge_down);
     while (loser->first_key) {
         uint32_t number = loser->first_key - 1;
-        csc_key_entry *entry = csc_key_at(store, number);
 
-        loser->first_key = entry->sibling;
-        entry->sibling = winner->first_key;
-        winner->first_key = number + 1;
-        /* Readers: the key names one or the other, both hold the same bytes. */
-        atomic_store(&entry->content, to);
-        csc_mark("merge: key moved");
-        loser->references--;
-        winner->references++;
-        for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++) {
-            int children = (int)store->key_states[number].children[tier];
-
-            if (children) {
-                count_children(store, tier, from, -children);
-                count_children(store, tier, to, children);
-            }
-            if (is_in[tier])
-                edge_up(store, number, tier);
-        }
-        if (entry->segment == 0)
+        move_key(store, number, to, is_in);
+        if (csc_key_at(store, number)->segment == 0)
             csc_log_push(store, number);
     }
     if (atomic_load(&loser->lease) > atomic_load(&winner->lease))
@@ -477,12 +507,46 @@ int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t cont
     return 0;
 }
 
+/* A key less names it. */
+static void let_go(cascade_store *store, uint32_t content)
+{
+    if (csc_content_at(store, content)->references == 0)
+        csc_content_drop(store, content);
+    else
+        csc_content_note_shared(store, content);
+}
+
+void csc_key_rebind(cascade_store *store, uint32_t number, const csc_binding *binding, uint32_t content)
+{
+    csc_key_entry *entry = csc_key_at(store, number);
+    csc_key_state *state = &store->key_states[number];
+    uint32_t from = atomic_load(&entry->content);
+    bool is_in[CASCADE_TIER_COUNT];
+
+    look_where(store, content, is_in);
+    for (unsigned tier = 0; tier < CASCADE_TIER_COUNT; tier++)
+        edge_down(store, number, tier);
+    state->parent = CSC_NUMBER_NONE;
+    /* Killed after this the key is bound as it was, later than its record says; after the move it must
+     * not seem to be what that record tells of. */
+    atomic_fetch_and(&entry->state, ~CSC_KEY_HAS_PARENT);
+    entry->parent = binding->parent;
+    entry->sequence = binding->sequence;
+    entry->segment = 0;
+    csc_mark("key: rewritten");
+    if (binding->has_parent)
+        atomic_fetch_or(&entry->state, CSC_KEY_HAS_PARENT);
+    store->named_bytes -= csc_content_bytes(csc_content_at(store, from));
+    store->named_bytes += csc_content_bytes(csc_content_at(store, content));
+    move_key(store, number, content, is_in);
+    let_go(store, from);
+}
+
 void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_sequence)
 {
     csc_key_entry *entry = csc_key_at(store, number);
     uint32_t content = atomic_load(&entry->content);
     csc_content_entry *target = csc_content_at(store, content);
-    uint32_t *link = &target->first_key;
 
     /* Its children stay and may be found under it again: a later put must look for circles. */
     csc_want_parent(store, &entry->key);
@@ -499,16 +563,11 @@ void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_se
     atomic_store(&entry->state, tombstone_sequence ? CSC_KEY_DELETED : CSC_KEY_FREE);
     csc_mark("delete: key unbound");
     unlink_entry(store, &store->index.key_list, number);
-    while (*link && *link != number + 1)
-        link = &csc_key_at(store, *link - 1)->sibling;
-    if (*link)
-        *link = entry->sibling;
+    unlink_key(store, number);
     store->key_count--;
     store->named_bytes -= csc_content_bytes(target);
-    if (--target->references == 0)
-        csc_content_drop(store, content);
-    else
-        csc_content_note_shared(store, content);
+    target->references--;
+    let_go(store, content);
     if (tombstone_sequence) {
         csc_deleted_note(store, &entry->key, tombstone_sequence);
         entry->segment = 0;

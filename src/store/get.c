@@ -442,18 +442,11 @@ int csc_info(cascade_store *store, const csc_name *name, cascade_info *info)
     cascade_info found = {0};
     bool lost = false;
     uint64_t state;
-    uint32_t content, key = CSC_NUMBER_NONE;
+    uint32_t content;
 
     if (!slot)
         return csc_fail(CASCADE_ENOSLOT, "all %u pin slots are taken: release views", CSC_AREA_SLOTS);
-    if (name->key) {
-        key = csc_index_find(&store->index, name->key, csc_index_key_hash(&store->index, name->key),
-                             &lost);
-        content =
-            key == CSC_NUMBER_NONE ? CSC_NUMBER_NONE : csc_index_content_of(&store->index, key, &state);
-    } else {
-        content = csc_index_find_id(&store->index, name->tenant, name->id->bytes, &state, &lost);
-    }
+    content = look_up(store, name, &state, &lost);
     if (content == CSC_NUMBER_NONE) {
         csc_slot_release(slot);
         return lost ? csc_fail(CASCADE_EAGAIN, "the index kept changing") : CASCADE_MISS;
@@ -466,11 +459,7 @@ int csc_info(cascade_store *store, const csc_name *name, cascade_info *info)
     found.in_dram = state & CSC_CONTENT_RESIDENT;
     if (found.has_id)
         memcpy(found.id.bytes, entry->content.digest, sizeof found.id.bytes);
-    if (key != CSC_NUMBER_NONE && (atomic_load(&csc_key_at(store, key)->state) & CSC_KEY_HAS_PARENT)) {
-        found.has_parent = true;
-        found.parent = csc_key_at(store, key)->parent;
-    }
-    /* The guard keeps both entries from being reused, so all this is of one content. */
+    /* The guard keeps the entry from being reused, so all this is of one content. */
     csc_slot_release(slot);
     *info = found;
     return 0;
@@ -478,16 +467,24 @@ int csc_info(cascade_store *store, const csc_name *name, cascade_info *info)
 
 static void owner_facts(cascade_store *store, const csc_name *name, cascade_info *info)
 {
+    uint32_t number = CSC_NUMBER_NONE;
     bool lost = false;
     uint64_t state;
-    uint32_t content;
 
-    /* What only the owner's tables say. */
+    /* What only the owner's tables say; a put may give a key another parent. */
     pthread_mutex_lock(&store->lock);
-    content = look_up(store, name, &state, &lost);
-    if (content != CSC_NUMBER_NONE) {
-        info->references = csc_content_at(store, content)->references;
-        info->in_file = csc_place_is_set(&csc_content_at(store, content)->file);
+    if (name->key)
+        number = csc_index_find(&store->index, name->key, csc_index_key_hash(&store->index, name->key),
+                                &lost);
+    if (number != CSC_NUMBER_NONE) {
+        info->has_parent = atomic_load(&csc_key_at(store, number)->state) & CSC_KEY_HAS_PARENT;
+        if (info->has_parent)
+            info->parent = csc_key_at(store, number)->parent;
+    }
+    number = look_up(store, name, &state, &lost);
+    if (number != CSC_NUMBER_NONE) {
+        info->references = csc_content_at(store, number)->references;
+        info->in_file = csc_place_is_set(&csc_content_at(store, number)->file);
     }
     pthread_mutex_unlock(&store->lock);
 }

@@ -241,15 +241,17 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     atomic_store(&entry->state, (atomic_load(&entry->state) & ~(uint64_t)CSC_CONTENT_FILLING) |
                                     CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT);
     csc_mark("put: content live");
-    if (then != CSC_NUMBER_NONE)
-        csc_key_unbind(store, then, 0);
-    code = csc_key_bind(store, &binding, content, 0, &key);
-    if (code) {
-        atomic_fetch_and(&entry->state, ~(uint64_t)(CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT));
-        return code;
+    if (then != CSC_NUMBER_NONE) {
+        csc_key_rebind(store, then, &binding, content);
+        /* A delete has to hide the other's record too, a loss does not. */
+        store->key_states[then].flags |= CSC_KS_RECORDED | CSC_KS_ELSEWHERE;
+    } else {
+        code = csc_key_bind(store, &binding, content, 0, &key);
+        if (code) {
+            atomic_fetch_and(&entry->state, ~(uint64_t)(CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT));
+            return code;
+        }
     }
-    if (then != CSC_NUMBER_NONE) /* a delete has to hide that one too, a loss does not */
-        store->key_states[key].flags |= CSC_KS_RECORDED | CSC_KS_ELSEWHERE;
     store->content_count++;
     store->content_bytes += csc_content_bytes(entry);
     csc_content_now_resident(store, content, room->refused, room->tail);

@@ -275,6 +275,9 @@ void csc_content_abandon(cascade_store *store, uint32_t number);
 /** Binds a key that is not bound. Errors: CASCADE_ENOSPC, CASCADE_ENOMEM. */
 int csc_key_bind(cascade_store *store, const csc_binding *binding, uint32_t content, uint32_t segment,
                  uint32_t *number);
+/** Has a bound key name another content, which is whole: readers find it all the while. What it named
+ * goes with its last key. Takes no memory. */
+void csc_key_rebind(cascade_store *store, uint32_t number, const csc_binding *binding, uint32_t content);
 /** Unbinds; the content goes with its last key. `tombstone`: keep the entry as a pending delete. */
 void csc_key_unbind(cascade_store *store, uint32_t number, uint64_t tombstone_sequence);
 /** A DELETED entry whose tombstone is durable becomes free. */
@@ -424,6 +427,7 @@ int csc_hold(cascade_store *store, const csc_name *name, csc_held *held);
 int csc_get(cascade_store *store, const csc_name *name, const cascade_block *into);
 /** As cascade_block_view, and says whether a miss is one for want of time. */
 int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result, bool *timed_out);
+/** Without a lock: not what only the owner's tables say, nor the parent. */
 int csc_info(cascade_store *store, const csc_name *name, cascade_info *info);
 /** As cascade_block_info, but of what is known now. */
 int csc_block_facts(cascade_store *store, const cascade_key *key, cascade_info *info);
