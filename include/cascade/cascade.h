@@ -497,8 +497,9 @@ CASCADE_API const char *cascade_tier_name(unsigned tier);
 /** What cascade_store_verify found. */
 typedef struct cascade_verify_report {
     uint64_t blocks[CASCADE_TIER_COUNT];  /* read and right, per tier */
-    uint64_t damaged[CASCADE_TIER_COUNT]; /* quarantined meanwhile, by whoever read it; file: and
-                                             segment files unreadable at open, blocks not there */
+    uint64_t damaged[CASCADE_TIER_COUNT]; /* quarantined meanwhile, by whoever read it; dram: and those
+                                             that could not be yet, being in use; file: and segment
+                                             files unreadable at open, blocks not there */
     uint64_t bytes;
 } cascade_verify_report;
 

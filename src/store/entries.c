@@ -432,6 +432,7 @@ bool csc_content_evict(cascade_store *store, uint32_t number)
         return false;
     }
     csc_content_used(store, number);
+    state->flags &= (uint16_t)~CSC_CS_DAMAGED;
     edges(store, number, CASCADE_TIER_DRAM, edge_down);
     csc_policy_evict(store->policy, number);
     store->resident_count--;

@@ -175,11 +175,14 @@ static bool leave_to_readers(cascade_store *store, uint32_t number)
 
 /* Takes damaged copies out of use; the block is gone if none is left. `file`: 0, or why that copy cannot
  * be used. Lock held. */
-static void quarantine(cascade_store *store, const scrub_target *target, bool dram_bad, int file)
+static void quarantine(scrub *s, const scrub_target *target, bool dram_bad, int file)
 {
+    cascade_store *store = s->store;
     const csc_content_entry *entry = csc_content_at(store, target->number);
 
-    if (dram_bad)
+    if (dram_bad && (store->content_states[target->number].flags & CSC_CS_DAMAGED))
+        s->report.damaged[CASCADE_TIER_DRAM]++;
+    else if (dram_bad)
         csc_count(&store->counters.quarantined[CASCADE_TIER_DRAM], 1);
     if (file && !csc_copies_quarantine(store, target->number, file, !dram_bad))
         return;
@@ -188,8 +191,10 @@ static void quarantine(cascade_store *store, const scrub_target *target, bool dr
     if (!csc_place_is_set(&entry->file))
         csc_content_lose(store, target->number, true);
     else if ((store->content_states[target->number].busy || !csc_content_evict(store, target->number)) &&
-             !leave_to_readers(store, target->number))
+             !leave_to_readers(store, target->number)) {
+        store->content_states[target->number].flags |= CSC_CS_DAMAGED;
         csc_log(CSC_LOG_WARNING, "a damaged block in dram stays in use: %s", csc_fail_text());
+    }
 }
 
 /* Lets go, acts on what was found and counts it. False: its file copy moved meanwhile, look again. Lock
@@ -210,7 +215,7 @@ static bool settle(scrub *s, const scrub_target *target, int dram, int file)
     if (file && moved)
         return false;
     if (dram_bad || file_bad) {
-        quarantine(store, target, dram_bad, file_bad ? file : 0);
+        quarantine(s, target, dram_bad, file_bad ? file : 0);
         csc_log(CSC_LOG_WARNING, "a damaged block was found in %s%s%s: %s", dram_bad ? "dram" : "",
                 dram_bad && file_bad ? " and " : "", file_bad ? "files" : "",
                 (target->in_dram && !dram_bad) || (target->in_file && !file_bad) ||

@@ -98,7 +98,8 @@ enum {
     CSC_CS_WANTED = 512,        /* in the loader's queue */
     CSC_CS_GO_ON = 1024,        /* when it is read, more of its chain is brought */
     CSC_CS_TAKEN = 2048,        /* while a store is opened: a block that the dead owner knew */
-    CSC_CS_FOREIGN = 4096       /* the same: its place is in a segment of another rank */
+    CSC_CS_FOREIGN = 4096,      /* the same: its place is in a segment of another rank */
+    CSC_CS_DAMAGED = 8192 /* in dram, and counted; it is in use, and there is no entry to leave it */
 };
 
 /** What the owner knows of a content beyond the arena. */

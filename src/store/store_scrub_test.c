@@ -2,6 +2,7 @@
 /* Scrubbing: what is damaged is found, in files and in dram, by hand and in the background; it keeps to
  * its rate, ends with the store, and empties segments without an index. */
 #include "base/mark.h"
+#include "store/store_private.h"
 #include "store/store_testing.h"
 
 #include <dirent.h>
@@ -147,6 +148,50 @@ static void damage_in_pinned_dram_is_left_to_its_reader(void **state)
     store = st_open();
     assert_int_equal(st_get(store, 3, 3, BLOCK, 0), 0);
     assert_int_equal(st_get(store, 100, 3, BLOCK, 0), 0);
+    st_close(&store);
+}
+
+/* All entries of contents are in use, and there can be no more. */
+static void use_up_contents(cascade_store *store)
+{
+    csc_arena_header *header = store->index.header;
+
+    for (uint64_t i = 1000; store->contents_made < atomic_load(&header->used[CSC_REGION_CONTENTS]) ||
+                            store->contents_free.count;
+         i++)
+        assert_int_equal(st_put(store, i, i, 64, 0, 0), 0);
+    header->geometry.regions[CSC_REGION_CONTENTS].max = store->contents_made;
+    assert_int_equal(cascade_store_flush(store), 0);
+}
+
+/* Without an entry for the right copy the damaged one stays, as long as it is in use. */
+static void damage_that_stays_in_use_counts_once(void **state)
+{
+    cascade_verify_report report;
+    cascade_store *store = st_open();
+    cascade_key key = st_key(3);
+    cascade_view *view;
+
+    (void)state;
+    put_all(store);
+    assert_int_equal(cascade_block_view(store, &key, &view), 0);
+    assert_int_equal(damage_dram(3), 1);
+    use_up_contents(store);
+    for (int i = 0; i < 3; i++) {
+        if (i == 2)
+            cascade_view_release(store, &view);
+        assert_int_equal(cascade_store_scrub(store, &full_speed, &report, NULL, NULL), CASCADE_ECORRUPT);
+        assert_int_equal(report.damaged[CASCADE_TIER_DRAM], 1);
+        assert_int_equal(st_stats(store).tiers[CASCADE_TIER_DRAM].quarantined, 1);
+    }
+    assert_int_equal(cascade_store_scrub(store, &full_speed, &report, NULL, NULL), 0);
+    assert_int_equal(st_get(store, 3, 3, BLOCK, 0), 0);
+    /* Should it be damaged again, that is another. */
+    assert_int_equal(cascade_block_view(store, &key, &view), 0);
+    assert_true(damage_dram(3) > 0); /* and where it was */
+    cascade_view_release(store, &view);
+    assert_int_equal(cascade_store_scrub(store, &full_speed, &report, NULL, NULL), CASCADE_ECORRUPT);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_DRAM].quarantined, 2);
     st_close(&store);
 }
 
@@ -535,6 +580,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(damage_in_dram_is_replaced),
         CASE(damage_in_pinned_dram_is_left_to_its_reader),
+        CASE(damage_that_stays_in_use_counts_once),
         CASE(damage_everywhere_is_a_miss),
         CASE(it_keeps_to_its_rate),
         CASE(a_pause_can_be_stopped),
