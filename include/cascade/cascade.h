@@ -527,8 +527,8 @@ typedef struct cascade_scrub_options {
  * Re-reads every content in every tier and checks its SHA-256, as cascade_store_verify, at a limited
  * rate. A damaged copy is quarantined; one that another tier holds is written anew from there.
  * Returns as cascade_store_verify; a copy that cannot be read is neither right nor damaged, and its code
- * is returned if nothing is damaged; with `fix` also CASCADE_ENOSPC: the segment is still there, and
- * whole.
+ * is returned if nothing is damaged; with `fix` also CASCADE_ENOSPC and CASCADE_ENOMEM: the segment is
+ * still there, and whole.
  */
 CASCADE_API int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *options,
                                     cascade_verify_report *report, cascade_progress progress,
@@ -549,8 +549,8 @@ typedef struct cascade_gc_report {
 /**
  * Drops what is too old, and moves what lives out of segments that are mostly dead, without the rate
  * limit. `dry_run`: only says what would go. Blocks until done; puts and gets go on.
- * Errors: CASCADE_ENOSPC, CASCADE_EIO; CASCADE_ETIMEDOUT (the file tier is slow); CASCADE_EAGAIN
- * (stopped by `progress`, or by cascade_store_close). The report is filled either way.
+ * Errors: CASCADE_ENOSPC, CASCADE_EIO, CASCADE_ENOMEM; CASCADE_ETIMEDOUT (the file tier is slow);
+ * CASCADE_EAGAIN (stopped by `progress`, or by cascade_store_close). The report is filled either way.
  */
 CASCADE_API int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *report,
                                  cascade_progress progress, void *context);

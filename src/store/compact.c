@@ -73,8 +73,10 @@ csc_segment_info *csc_segments(cascade_store *store, size_t *count)
     csc_segment_list(store->file, NULL, &room);
     room += 4; /* the writer may start some meanwhile */
     infos = malloc(room * sizeof *infos);
-    if (!infos)
+    if (!infos) {
+        csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu segments", room);
         return NULL;
+    }
     *count = room;
     csc_segment_list(store->file, infos, count);
     if (*count > room)

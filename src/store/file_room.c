@@ -183,6 +183,8 @@ int csc_file_room_end_open(cascade_store *store, unsigned part)
     csc_segment_info *infos = csc_segments(store, &count);
     bool is_wanted = false;
 
+    if (!infos)
+        return CASCADE_ENOMEM;
     for (size_t i = 0; i < count; i++)
         is_wanted |= infos[i].open && csc_segment_dead(&infos[i]) * part > infos[i].bytes;
     free(infos);

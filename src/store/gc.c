@@ -23,12 +23,14 @@ typedef struct gc {
 } gc;
 
 /* What there is, and how much of it is worth moving. */
-static void measure(cascade_store *store, cascade_gc_report *report)
+static int measure(cascade_store *store, cascade_gc_report *report)
 {
     cascade_tier_stats stats = {0};
     size_t count;
     csc_segment_info *infos = csc_segments(store, &count);
 
+    if (!infos)
+        return CASCADE_ENOMEM;
     store->file->ops->stats(store->file, &stats);
     report->file_bytes = stats.used_bytes;
     for (size_t i = 0; i < count; i++) {
@@ -41,6 +43,7 @@ static void measure(cascade_store *store, cascade_gc_report *report)
         report->freed_bytes += csc_segment_dead(&infos[i]);
     }
     free(infos);
+    return 0;
 }
 
 /* What goes fast, and what is to be moved. */
@@ -50,7 +53,9 @@ static int begin(cascade_store *store, gc *g)
     int code;
 
     csc_file_age(store, false, &g->report.dropped_blocks, &g->report.dropped_bytes);
-    measure(store, &g->report);
+    code = measure(store, &g->report);
+    if (code)
+        return code;
     atomic_store(&g->total_bytes, g->report.moved_bytes);
     g->report.moved_segments = g->report.moved_bytes = g->report.freed_bytes = 0;
     g->moved_then = atomic_load(&store->counters.compacted_bytes);
@@ -60,8 +65,10 @@ static int begin(cascade_store *store, gc *g)
     code = csc_file_room_end_open(store, OPEN_PARTS);
     if (code == 0)
         code = csc_file_room_make(store, 0, 0, 0); /* the budget may have been larger once */
-    if (code == 0)
+    if (code == 0) {
         g->infos = csc_segments(store, &g->count);
+        code = g->infos ? 0 : CASCADE_ENOMEM;
+    }
     /* Deletes that may hide nothing any more: whoever asks wants to know. */
     for (size_t i = 0; i < g->count; i++)
         g->infos[i].log_bytes -= g->infos[i].delete_bytes;
@@ -134,7 +141,7 @@ int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *resu
     if (code)
         return code;
     if (dry_run) {
-        measure(store, &g.report);
+        code = measure(store, &g.report);
         csc_file_age(store, true, &g.report.dropped_blocks, &g.report.dropped_bytes);
     } else {
         g.before = atomic_load(&store->counters.compacted_bytes);

@@ -269,19 +269,20 @@ static int scrub_one(scrub *s, uint32_t number)
 
 /* ---- segments without an index --------------------------------------------------------------- */
 
-/* The first segment of an earlier run of this rank that has no good index. */
-static bool find_without_index(cascade_store *store, csc_segment_info *found)
+/* The first segment of an earlier run of this rank that has no good index. CASCADE_MISS: none. */
+static int find_without_index(cascade_store *store, csc_segment_info *found)
 {
     size_t count;
     csc_segment_info *infos = csc_segments(store, &count);
-    bool is_found = false;
+    int code = infos ? CASCADE_MISS : CASCADE_ENOMEM;
 
-    for (size_t i = 0; i < count && !is_found; i++) {
-        is_found = infos[i].ours && !infos[i].sealed && infos[i].segment < store->segments_found;
+    for (size_t i = 0; i < count && code == CASCADE_MISS; i++) {
+        if (infos[i].ours && !infos[i].sealed && infos[i].segment < store->segments_found)
+            code = 0;
         *found = infos[i];
     }
     free(infos);
-    return is_found;
+    return code;
 }
 
 typedef struct emptying {
@@ -303,15 +304,20 @@ static int empty_without_index(scrub *s)
 {
     csc_segment_info found;
     unsigned count = 0;
-    int code = 0;
+    int code;
 
-    for (; code == 0 && find_without_index(s->store, &found); count++) {
+    while ((code = find_without_index(s->store, &found)) == 0) {
         emptying e = {.errand.part = empty_part, .segment = found.segment};
 
         code = csc_errand_run(s->store, &e.errand);
         if (code == 0)
             code = pace(s, found.live_bytes);
+        if (code)
+            break;
+        count++;
     }
+    if (code == CASCADE_MISS)
+        code = 0;
     if (code == 0 && count)
         csc_log(CSC_LOG_INFO, "emptied and removed %u segments without an index", count);
     return code;

@@ -485,7 +485,7 @@ csc_binding csc_binding_of(const csc_key_entry *entry);
 
 /* ---- compact.c: emptying segments. The writer thread only, no lock held ------------------------- */
 
-/** All segments of this rank, in memory that the caller frees; NULL, and 0, when there is none. */
+/** All segments of this rank, in memory that the caller frees; NULL, and 0: CASCADE_ENOMEM. */
 csc_segment_info *csc_segments(cascade_store *store, size_t *count);
 /** Bytes of a segment that are of no use to anybody. */
 uint64_t csc_segment_dead(const csc_segment_info *info);
