@@ -56,21 +56,38 @@ static bool is_refusal(int err)
     return err == EINVAL || err == EOPNOTSUPP || err == ENOSYS;
 }
 
+static void fill_in(csc_io_calls *calls)
+{
+#define FILL_IN(call) calls->call = calls->call ? calls->call : real_calls.call
+    FILL_IN(open);
+    FILL_IN(close);
+    FILL_IN(preadv);
+    FILL_IN(pwritev);
+    FILL_IN(fdatasync);
+    FILL_IN(fsync);
+    FILL_IN(fallocate);
+    FILL_IN(ftruncate);
+    FILL_IN(fstat);
+    FILL_IN(link);
+    FILL_IN(rename);
+    FILL_IN(unlink);
+    FILL_IN(mkdir);
+    FILL_IN(statfs);
+    FILL_IN(stat);
+    FILL_IN(opendir);
+    FILL_IN(readdir);
+#undef FILL_IN
+}
+
 int csc_io_create(const csc_io_calls *calls, csc_io **io)
 {
     csc_io *made = calloc(1, sizeof *made);
 
     if (!made)
         return csc_fail(CASCADE_ENOMEM, "no memory for the file layer");
-    made->calls = calls ? *calls : real_calls;
-    if (!made->calls.statfs)
-        made->calls.statfs = real_calls.statfs;
-    if (!made->calls.stat)
-        made->calls.stat = real_calls.stat;
-    if (!made->calls.opendir)
-        made->calls.opendir = real_calls.opendir;
-    if (!made->calls.readdir)
-        made->calls.readdir = real_calls.readdir;
+    if (calls)
+        made->calls = *calls;
+    fill_in(&made->calls);
     made->has_table = calls != NULL;
     csc_io_lanes_init(made);
     *io = made;

@@ -17,7 +17,8 @@
 #include <sys/uio.h>
 #include <sys/vfs.h>
 
-/** The system calls underneath; each returns as its namesake does, with errno. */
+/** The system calls underneath; each returns as its namesake does, with errno. NULL: the real one, so
+ * that a test names what it changes. */
 typedef struct csc_io_calls {
     int (*open)(const char *path, int flags, mode_t mode);
     int (*close)(int fd);
@@ -32,7 +33,6 @@ typedef struct csc_io_calls {
     int (*rename)(const char *from, const char *to);
     int (*unlink)(const char *path);
     int (*mkdir)(const char *path, mode_t mode);
-    /* These may be NULL: the real ones. */
     int (*statfs)(const char *path, struct statfs *info);
     int (*stat)(const char *path, struct stat *info);
     DIR *(*opendir)(const char *path);

@@ -405,7 +405,6 @@ static int faulty_statfs(const char *path, struct statfs *info)
 
 const csc_io_calls testing_calls = {
     .open = faulty_open,
-    .close = close,
     .preadv = faulty_preadv,
     .pwritev = faulty_pwritev,
     .fdatasync = faulty_fdatasync,
@@ -415,7 +414,6 @@ const csc_io_calls testing_calls = {
     .fstat = faulty_fstat,
     .rename = faulty_rename,
     .unlink = faulty_unlink,
-    .mkdir = mkdir,
     .statfs = faulty_statfs,
 };
 

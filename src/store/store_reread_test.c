@@ -5,7 +5,6 @@
 #include "store/store_testing.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdatomic.h>
@@ -56,25 +55,7 @@ static ssize_t wrong_preadv(int fd, const struct iovec *vectors, int count, off_
     return got;
 }
 
-/* open(2) takes one argument more or less. */
-static int open_file(const char *path, int flags, mode_t mode)
-{
-    return open(path, flags, mode);
-}
-
-static const csc_io_calls calls = {.open = open_file,
-                                   .close = close,
-                                   .preadv = wrong_preadv,
-                                   .pwritev = pwritev,
-                                   .fdatasync = fdatasync,
-                                   .fsync = fsync,
-                                   .fallocate = fallocate,
-                                   .ftruncate = ftruncate,
-                                   .fstat = fstat,
-                                   .link = link,
-                                   .rename = rename,
-                                   .unlink = unlink,
-                                   .mkdir = mkdir};
+static const csc_io_calls calls = {.preadv = wrong_preadv};
 
 /* A store whose block of key 1 is in a file alone. */
 static cascade_store *with_file_block(void)

@@ -264,17 +264,13 @@ static int rec_unlink(const char *path)
 const csc_io_calls pc_calls = {
     .open = rec_open,
     .close = rec_close,
-    .preadv = preadv,
     .pwritev = rec_pwritev,
     .fdatasync = rec_fdatasync,
     .fsync = rec_fsync,
-    .fallocate = fallocate,
     .ftruncate = rec_ftruncate,
-    .fstat = fstat,
     .link = rec_link,
     .rename = rec_rename,
     .unlink = rec_unlink,
-    .mkdir = mkdir,
 };
 
 /* ---- the recording ------------------------------------------------------------------------------- */
