@@ -152,13 +152,19 @@ static bool is_another(cascade_store *store, const csc_twin *twin)
            !csc_segment_is_same_record(&entry->file, &twin->place) && !is_gone(store, &twin->place);
 }
 
-bool csc_copies_use(cascade_store *store, uint32_t number)
+static bool is_foreign(const cascade_store *store, const csc_place *place)
+{
+    return !(csc_segment_standing(store->file, csc_segment_of(place)) & CSC_SEGMENT_IS_OURS);
+}
+
+static bool use(cascade_store *store, uint32_t number, bool foreign_only)
 {
     csc_remembered *r = &store->remembered;
     uint32_t best = 0;
 
     for (uint32_t link = r->room ? *chain_of(r, number) : 0; link; link = r->items[link - 1].next)
         if (r->items[link - 1].number == number && is_another(store, &r->items[link - 1]) &&
+            (!foreign_only || is_foreign(store, &r->items[link - 1].place)) &&
             (!best || csc_place_is_weak(store, &r->items[best - 1].place)))
             best = link;
     if (!best)
@@ -166,6 +172,16 @@ bool csc_copies_use(cascade_store *store, uint32_t number)
     csc_content_set_file(store, number, &r->items[best - 1].place);
     take_out(r, best - 1);
     return true;
+}
+
+bool csc_copies_use(cascade_store *store, uint32_t number)
+{
+    return use(store, number, false);
+}
+
+bool csc_copies_use_foreign(cascade_store *store, uint32_t number)
+{
+    return use(store, number, true);
 }
 
 bool csc_copies_quarantine(cascade_store *store, uint32_t number, int code, bool dram_is_right)

@@ -80,6 +80,9 @@ void csc_copies_check(cascade_store *store, csc_copies *copies);
 void csc_copies_keep(cascade_store *store, uint32_t number, const csc_place *place);
 /** Chooses a remembered copy in the place of the chosen one. False: none is known. */
 bool csc_copies_use(cascade_store *store, uint32_t number);
+/** The same, of those that other ranks and nodes have: nobody has read what a dead owner of our own left
+ * beside the chosen one, and it may be torn. */
+bool csc_copies_use_foreign(cascade_store *store, uint32_t number);
 /** The chosen copy cannot be used: CASCADE_ECORRUPT, it is damaged, or CASCADE_MISS, it is not there.
  * One in dram is written again if it is right, else a remembered one is chosen; without either the block
  * is lost, and is a miss from here on. Counts. True: the block is still to be had. */

@@ -46,7 +46,7 @@ static void drop(cascade_store *store, uint32_t number, bool is_old)
         atomic_store(&store->has_shed, true);
         return;
     }
-    if (!is_old && csc_copies_use(store, number))
+    if (!is_old && csc_copies_use_foreign(store, number))
         return;
     csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
     csc_content_lose(store, number, true);

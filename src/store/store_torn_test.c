@@ -151,6 +151,64 @@ static void published_records_are_trusted(void **state)
     st_close(&store);
 }
 
+static void die_when_copied(const char *name)
+{
+    if (strcmp(name, "compact: copied") == 0)
+        raise(SIGKILL);
+}
+
+/* Leaves block 1 in a sealed segment, and behind the delete of block 2 in one that is not. */
+static void die_copying_one(void *context)
+{
+    cascade_store *store = st_open();
+    cascade_gc_report report;
+
+    (void)context;
+    ST_CHECK(st_put(store, 1, 1, BYTES, 0, 0) == 0);
+    ST_CHECK(st_put(store, 2, 2, BYTES, 0, 0) == 0);
+    ST_CHECK(cascade_store_close(&store) == 0);
+    store = st_open();
+    atomic_store(&csc_mark_hook_now, die_when_copied);
+    ST_CHECK(st_delete(store, 2) == 0);
+    ST_CHECK(cascade_store_flush(store) == 0);
+    (void)cascade_store_gc(store, false, &report, NULL, NULL);
+}
+
+/* Another copy of our own is no reason to keep a block that a budget takes: nobody has read that copy.
+ * Taken for the block it would be damage, found later, where there was a drop. */
+static void a_torn_copy_is_not_what_a_drop_leaves(void **state)
+{
+    static const uint8_t zeros[HEADER];
+    cascade_options options = st_options();
+    cascade_verify_report report;
+    cascade_store *store;
+    const cascade_key key = st_key(1);
+    uint64_t filler = 100;
+    cascade_info info;
+    int fd;
+
+    (void)state;
+    st_in_child(die_copying_one, NULL, -SIGKILL);
+    assert_int_equal(st_segment_count(), 2);
+    st_lose_memory();
+    fd = open(st_segment_path(1), O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, zeros, sizeof zeros, 4 * HEADER), (ssize_t)sizeof zeros);
+    close(fd);
+    options.dram_bytes = ST_MIB;
+    options.file_budget_bytes = 2 * ST_MIB;
+    store = st_open_with(options);
+    while (cascade_block_info(store, &key, &info) == 0 && filler < 200) {
+        assert_int_equal(st_put(store, filler, filler, BYTES, 0, CASCADE_PUT_DURABLE), 0);
+        filler++;
+        assert_int_equal(cascade_store_verify(store, &report, NULL, NULL), 0);
+    }
+    assert_in_range(filler, 101, 199);
+    assert_in_range(st_stats(store).tiers[CASCADE_TIER_FILE].drops, 1, 100);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_FILE].quarantined, 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -161,6 +219,7 @@ int main(void)
         CASE(killed_again_before_it_was_written_again),
         CASE(a_torn_copy_takes_no_space),
         CASE(published_records_are_trusted),
+        CASE(a_torn_copy_is_not_what_a_drop_leaves),
     };
 
     return cmocka_run_group_tests_name("store, torn records", tests, NULL, NULL);
