@@ -225,7 +225,8 @@ unsigned csc_segment_standing(csc_tier *tier, uint32_t segment)
 
         standing = (item->ours ? CSC_SEGMENT_IS_OURS : 0) |
                    (item->state == CSC_SEGMENT_SEALED ? CSC_SEGMENT_IS_SEALED : 0) |
-                   (item->state == CSC_SEGMENT_REMOVED ? CSC_SEGMENT_IS_GONE : 0);
+                   (item->state == CSC_SEGMENT_REMOVED ? CSC_SEGMENT_IS_GONE : 0) |
+                   (item->found ? 0 : CSC_SEGMENT_IS_MADE);
     }
     pthread_mutex_unlock(&t->lock);
     return standing;

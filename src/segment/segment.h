@@ -165,7 +165,8 @@ int csc_segment_refresh(csc_tier *tier, const csc_segment_visitor *visitor);
 enum {
     CSC_SEGMENT_IS_OURS = 1, /* as in csc_segment_info */
     CSC_SEGMENT_IS_SEALED = 2,
-    CSC_SEGMENT_IS_GONE = 4 /* removed, or there never was one */
+    CSC_SEGMENT_IS_GONE = 4, /* removed, or there never was one */
+    CSC_SEGMENT_IS_MADE = 8  /* by this handle */
 };
 unsigned csc_segment_standing(csc_tier *tier, uint32_t segment);
 

@@ -37,7 +37,7 @@ static int adopt(cascade_store *store, uint64_t tenant, const cascade_id *id, co
         code = 0;
     } else if (content != CSC_NUMBER_NONE &&
                (!csc_place_is_set(&csc_content_at(store, content)->file) ||
-                !csc_place_is_weak(store, &csc_content_at(store, content)->file))) {
+                !csc_place_is_unsure(store, &csc_content_at(store, content)->file))) {
         binding.sequence = csc_next_sequence(store);
         code = csc_key_bind(store, &binding, content, 0, &number);
         if (code == 0) {

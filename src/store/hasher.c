@@ -38,7 +38,7 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
     csc_content_state *state = &store->content_states[number];
     csc_place place;
     uint32_t equal;
-    bool weak;
+    bool unsure;
 
     state->busy--;
     state->flags &= (uint16_t)~CSC_CS_HASHING;
@@ -52,15 +52,15 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
         return;
     }
     place = csc_content_at(store, equal)->file;
-    weak = csc_place_is_set(&place) && csc_place_is_weak(store, &place);
-    if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT) && !weak) {
+    unsure = csc_place_is_set(&place) && csc_place_is_unsure(store, &place);
+    if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT) && !unsure) {
         csc_content_merge(store, number, equal);
         if (csc_content_is_shed(store, equal)) /* it was put again */
             csc_content_send_down(store, equal);
     } else {
         /* The other lives in the file tier only, or what is there is not to be relied on: this one takes
          * its place there, and its keys. */
-        if (weak) {
+        if (unsure) {
             csc_content_send_down(store, number);
         } else {
             csc_content_take_file(store, equal, number);

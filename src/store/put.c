@@ -140,27 +140,27 @@ static const csc_content_entry *like(cascade_store *store, uint32_t number, uint
     return entry->content.k_bytes == k_bytes && entry->content.v_bytes == v_bytes ? entry : NULL;
 }
 
-/* Whether what a key is bound to is only what another handle is writing. Lock held. */
-static bool is_weak(const cascade_store *store, const csc_content_entry *entry)
+/* Whether what a key is bound to is only what another handle is writing, or was when it died. Lock held.
+ */
+static bool is_unsure(const cascade_store *store, const csc_content_entry *entry)
 {
-    return csc_place_is_set(&entry->file) && csc_place_is_weak(store, &entry->file);
+    return csc_place_is_set(&entry->file) && csc_place_is_unsure(store, &entry->file);
 }
 
-/* What another handle is writing does not make this put a stored one: then the put is a new one, and its
- * commit lets the key go: true. A bind of another's is logged here too, for he may drop it, and what the
- * budget took is written again: a flush is a promise of this put as well. Different lengths are a
- * conflict, as ever. */
+/* That does not make this put a stored one: then the put is a new one, and its commit lets the key go:
+ * true. A bind of another's is logged here too, for he may drop it, and what the budget took is written
+ * again: a flush is a promise of this put as well. Different lengths are a conflict, as ever. */
 static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_bytes, uint64_t v_bytes)
 {
     const csc_content_entry *entry;
     uint32_t number;
-    bool weak;
+    bool unsure;
 
     pthread_mutex_lock(&store->lock);
     number = find(store, key);
     entry = like(store, number, k_bytes, v_bytes);
-    weak = entry && is_weak(store, entry);
-    if (entry && !weak && csc_key_is_foreign(store, number)) {
+    unsure = entry && is_unsure(store, entry);
+    if (entry && !unsure && csc_key_is_foreign(store, number)) {
         csc_key_at(store, number)->segment = 0; /* goes with its content, or by itself */
         store->key_states[number].flags |= CSC_KS_RECORDED;
         csc_log_push(store, number);
@@ -168,7 +168,7 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
     if (entry && csc_content_is_shed(store, (uint32_t)(entry - store->index.contents)))
         csc_content_send_down(store, (uint32_t)(entry - store->index.contents));
     pthread_mutex_unlock(&store->lock);
-    return weak;
+    return unsure;
 }
 
 /* The key is bound to `info`: conflicts that show are counted, the first content stays. `raced`: two
@@ -225,7 +225,7 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     const csc_content_entry *old = like(store, then, entry->content.k_bytes, entry->content.v_bytes);
     int code;
 
-    if (then != CSC_NUMBER_NONE && !(old && is_weak(store, old)))
+    if (then != CSC_NUMBER_NONE && !(old && is_unsure(store, old)))
         return CASCADE_EEXIST;
     if (then != CSC_NUMBER_NONE)
         csc_want_parent(store, &put->key); /* its children are there */
