@@ -5,6 +5,7 @@
  *
  *   - it opens, and gives no bytes but those that were put;
  *   - what was acknowledged and made durable is there, what was deleted is not;
+ *   - a durable put of what may be torn, before anything has read it, is stored;
  *   - it takes puts again, and these, a gc, a scrub and more opens leave what there is as it is.
  *
  * Of some states the store goes on for a while, recorded again, and is cut a second time.
@@ -19,7 +20,9 @@
  * Seen to find, each alone in the product: a round's blocks published before their sync, or not synced;
  * no sync of the directory; payload sums not compared; binds and tombstones that a compaction moves, not
  * synced before the segment goes; the segment removed before they are logged; binds not moved;
- * tombstones dropped; the mark of a spare not synced; no sync of earlier removals before tombstones are
+ * tombstones dropped, or kept for binds of the own rank alone; the mark of a spare not synced; rounds of
+ * binds and deletes alone not synced; deleted keys forgotten while an open reads on; a durable put that
+ * takes a torn record for a stored one; no sync of earlier removals before tombstones are
  * judged. Copies that a compaction makes, not synced before they are published, only together with that
  * last sync, which covers them.
  *

@@ -405,7 +405,8 @@ static void close_all(world *w)
 static void say_mark(const char *name)
 {
     if (strncmp(name, "compact", 7) == 0 || strncmp(name, "se", 2) == 0 ||
-        strncmp(name, "recycle", 7) == 0 || strncmp(name, "write: s", 8) == 0)
+        strncmp(name, "recycle", 7) == 0 || strncmp(name, "write: s", 8) == 0 ||
+        strncmp(name, "write: w", 8) == 0)
         pc_say((pc_note){.what = PC_MARK});
 }
 
