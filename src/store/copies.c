@@ -152,6 +152,14 @@ static bool is_another(cascade_store *store, const csc_twin *twin)
            !csc_segment_is_same_record(&entry->file, &twin->place) && !is_gone(store, &twin->place);
 }
 
+bool csc_place_is_unsure(const cascade_store *store, const csc_place *place)
+{
+    unsigned standing = csc_segment_standing(store->file, csc_segment_of(place));
+
+    return (standing & CSC_SEGMENT_IS_GONE) ||
+           !(standing & (CSC_SEGMENT_IS_MADE | CSC_SEGMENT_IS_SEALED));
+}
+
 static bool is_foreign(const cascade_store *store, const csc_place *place)
 {
     return !(csc_segment_standing(store->file, csc_segment_of(place)) & CSC_SEGMENT_IS_OURS);

@@ -105,14 +105,6 @@ bool csc_place_is_weak(const cascade_store *store, const csc_place *place)
            !(standing & (CSC_SEGMENT_IS_OURS | CSC_SEGMENT_IS_SEALED));
 }
 
-bool csc_place_is_unsure(const cascade_store *store, const csc_place *place)
-{
-    unsigned standing = csc_segment_standing(store->file, csc_segment_of(place));
-
-    return (standing & CSC_SEGMENT_IS_GONE) ||
-           !(standing & (CSC_SEGMENT_IS_MADE | CSC_SEGMENT_IS_SEALED));
-}
-
 bool csc_key_is_foreign(const cascade_store *store, uint32_t number)
 {
     uint32_t segment = store->index.keys[number].segment;

@@ -64,9 +64,6 @@ void *csc_discover_main(void *store);
 /** Whether a place is in a segment that another handle is writing, or in none: it does not make a block
  * that was put here a stored one. */
 bool csc_place_is_weak(const cascade_store *store, const csc_place *place);
-/** The same, or in one that a dead owner of our own left without an index: nobody has read it yet, and
- * after a power cut its bytes may not be those that its header promises. */
-bool csc_place_is_unsure(const cascade_store *store, const csc_place *place);
 /** Whether the record of a key's binding is another rank's, or another node's, or gone. Lock held. */
 bool csc_key_is_foreign(const cascade_store *store, uint32_t number);
 
@@ -93,6 +90,10 @@ bool csc_copies_quarantine(cascade_store *store, uint32_t number, int code, bool
 /** Chooses remembered ones for all contents whose chosen copy is in a segment that is gone. Lets go of
  * the lock in between. */
 void csc_copies_use_all(cascade_store *store);
+/** Whether a place is weak (csc_place_is_weak), or in a segment that a dead owner of our own left
+ * without an index: nobody has read it yet, and after a power cut its bytes may not be those that its
+ * header promises. */
+bool csc_place_is_unsure(const cascade_store *store, const csc_place *place);
 void csc_copies_destroy(cascade_store *store);
 
 #endif
