@@ -117,9 +117,8 @@ static bool begin(engine *e, unsigned lane)
     return true;
 }
 
-/* Hands out the digest of a lane whose message ended, and gives the lane the next message or, if there
- * is none, the work of the last lane. */
-static void end(engine *e, unsigned lane)
+/* Hands out the digest of a lane whose message ended. */
+static void deliver(engine *e, unsigned lane)
 {
     stream *s = e->column[lane];
 
@@ -132,11 +131,17 @@ static void end(engine *e, unsigned lane)
         s->message->digest[4 * i + 3] = (uint8_t)word;
     }
     e->source->done(e->source, s->message);
-    if (begin(e, lane))
-        return;
+    s->message = NULL;
+}
+
+/* Gives an idle lane the work of the last one. */
+static void close_gap(engine *e, unsigned lane)
+{
     unsigned last = --e->active;
+    stream *idle = e->column[lane];
+
     e->column[lane] = e->column[last];
-    e->column[last] = s;
+    e->column[last] = idle;
     for (unsigned i = 0; i < 8; i++)
         e->lanes.state[i][lane] = e->lanes.state[i][last];
 }
@@ -157,10 +162,17 @@ static void advance(engine *e, const csc_sha256_kernel *kernel, size_t most)
         e->column[i]->run += blocks * CSC_SHA256_BLOCK_BYTES;
         e->column[i]->run_blocks -= blocks;
     }
-    /* Downwards, so that the lane which `end` moves into a gap has been seen to already. */
-    for (unsigned i = working; i-- > 0;)
+    /* Upwards, so that messages of one size are done in the order in which they came. */
+    for (unsigned i = 0; i < working; i++)
         if (!e->column[i]->run_blocks && !next_run(e->column[i]))
-            end(e, i);
+            deliver(e, i);
+    for (unsigned i = 0; i < working; i++)
+        if (!e->column[i]->message)
+            (void)begin(e, i);
+    /* Downwards, so that the last lane is never a gap. */
+    for (unsigned i = working; i-- > 0;)
+        if (!e->column[i]->message)
+            close_gap(e, i);
 }
 
 void csc_sha256_run(const csc_sha256_kernel *wide, const csc_sha256_kernel *narrow,

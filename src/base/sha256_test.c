@@ -71,6 +71,7 @@ typedef struct moody_source {
     size_t count, begun, done;
     uint64_t asked;
     unsigned moods; /* it has none each so many times that it is asked; 0: it always has */
+    size_t out_of_order;
 } moody_source;
 
 static csc_sha256_message *moody_next(csc_sha256_source *source)
@@ -88,13 +89,14 @@ static void moody_done(csc_sha256_source *source, csc_sha256_message *message)
     moody_source *m = (moody_source *)(void *)source;
 
     assert_true(message >= m->messages && message < m->messages + m->begun);
+    m->out_of_order += message != &m->messages[m->done];
     m->done++;
 }
 
 /* False when this CPU cannot. `moods` 0: as one list, where there is a call for that. */
 static bool digest(const digester *by, unsigned moods, csc_sha256_message *messages, size_t count)
 {
-    moody_source m = {{moody_next, moody_done}, messages, count, 0, 0, 0, moods};
+    moody_source m = {{moody_next, moody_done}, messages, count, 0, 0, 0, moods, 0};
     int code = 0;
 
     do {
@@ -208,6 +210,29 @@ static void test_equals_openssl(void **state)
             for (size_t i = 0; i < count; i++)
                 free_sample(&samples[i], &messages[i]);
         }
+}
+
+/* Blocks of a prefix are of one size; in files they lie in the order in which they are done here. */
+static void test_equal_sizes_are_done_in_order(void **state)
+{
+    enum { COUNT = 50 };
+    static uint8_t data[3000];
+    cascade_piece piece = {data, sizeof data};
+    csc_sha256_message messages[COUNT];
+
+    (void)state;
+    for (size_t i = 0; i < COUNT; i++)
+        messages[i] = (csc_sha256_message){.pieces = &piece, .piece_count = 1};
+    for (size_t d = 0; d < DIGESTERS; d++) {
+        moody_source m = {{moody_next, moody_done}, messages, COUNT, 0, 0, 0, 0, 0};
+
+        if (digesters[d].wide && !digesters[d].narrow)
+            csc_sha256_run(digesters[d].wide, NULL, &m.source);
+        else if (csc_sha256_stream_by(digesters[d].path, &m.source) != 0)
+            continue;
+        assert_int_equal(m.done, COUNT);
+        assert_int_equal(m.out_of_order, 0);
+    }
 }
 
 /* ---- published vectors ------------------------------------------------------------------- */
@@ -334,8 +359,11 @@ static void test_openssl_without_sha256(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_environment_forces_a_path), cmocka_unit_test(test_openssl_without_sha256),
-        cmocka_unit_test(test_published_vectors),         cmocka_unit_test(test_equals_openssl),
+        cmocka_unit_test(test_environment_forces_a_path),
+        cmocka_unit_test(test_openssl_without_sha256),
+        cmocka_unit_test(test_published_vectors),
+        cmocka_unit_test(test_equals_openssl),
+        cmocka_unit_test(test_equal_sizes_are_done_in_order),
         cmocka_unit_test(test_unknown_path_is_refused),
     };
 
