@@ -15,7 +15,8 @@ extern _Atomic(csc_mark_hook) csc_mark_hook_now;
 
 static inline void csc_mark(const char *name)
 {
-    csc_mark_hook hook = atomic_load_explicit(&csc_mark_hook_now, memory_order_relaxed);
+    /* Acquired: the hook finds what was set before it was. */
+    csc_mark_hook hook = atomic_load_explicit(&csc_mark_hook_now, memory_order_acquire);
 
     if (__builtin_expect(hook != NULL, 0))
         hook(name);
