@@ -23,8 +23,9 @@
  * tombstones dropped, or kept for binds of the own rank alone; the mark of a spare not synced; rounds of
  * binds and deletes alone not synced; deleted keys forgotten while an open reads on; a durable put that
  * takes a torn record for a stored one; no sync of earlier removals before tombstones are
- * judged. Copies that a compaction makes, not synced before they are published, only together with that
- * last sync, which covers them.
+ * judged; a failed sync of a file or of the directory ignored, or made up for by the next; a segment
+ * that fails within a round not told to the round. Copies that a compaction makes, not synced before
+ * they are published, only together with that last sync, which covers them.
  *
  * Not found, because nothing depends on it: an index written before its records are synced (they are not
  * promised before the sync of their round, and their sums tell which are torn); the last sync of a seal
@@ -175,17 +176,19 @@ static void end_badly(void)
 /* What there was to cut. */
 static void print_run(const pc_setup *setup)
 {
-    unsigned counts[PC_STEP_NOTE + 1] = {0};
+    unsigned counts[PC_STEP_NOTE + 1] = {0}, failed = 0;
 
-    for (size_t i = 0; i < pc_steps(); i++)
+    for (size_t i = 0; i < pc_steps(); i++) {
         counts[pc_step_at(i)->kind]++;
+        failed += pc_step_at(i)->failed;
+    }
     printf(
         "# seed %llu: %u ranks%s%s%s; %u writes, %u truncations, %u syncs, %u new names, %u renames, %u "
-        "unlinks, %u syncs of names\n",
+        "unlinks, %u syncs of names; %u syncs failed\n",
         (unsigned long long)setup->seed, setup->ranks, setup->budget_bytes ? ", budget" : "",
         setup->age_s ? ", age" : "", setup->is_encrypted ? ", encrypted" : "", counts[PC_STEP_WRITE],
         counts[PC_STEP_TRUNCATE], counts[PC_STEP_SYNC], counts[PC_STEP_BIND], counts[PC_STEP_RENAME],
-        counts[PC_STEP_UNLINK], counts[PC_STEP_SYNC_NAMES]);
+        counts[PC_STEP_UNLINK], counts[PC_STEP_SYNC_NAMES], failed);
     fflush(stdout);
 }
 

@@ -10,7 +10,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FDS 4096
+#define FDS    4096
+#define INODES 4096
 
 /* All below is guarded by the lock; a step is never moved once it is in the array of pointers. */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -21,6 +22,10 @@ static size_t step_count, step_room, first_step;
 static uint32_t inode_count;
 static uint32_t inode_of_fd[FDS]; /* + 1; 0: not recorded */
 static bool is_directory[FDS];
+static uint32_t failures[INODES];    /* syncs of the file that failed */
+static uint32_t failures_of_fd[FDS]; /* of these, told through the descriptor */
+static bool syncs_fail;
+static uint64_t fault_random;
 static struct {
     char name[PC_NAME_BYTES];
     uint32_t inode;
@@ -63,6 +68,14 @@ static size_t find(const char *name)
     while (i < name_count && strcmp(names[i].name, name) != 0)
         i++;
     return i;
+}
+
+static uint32_t new_inode(void)
+{
+    if (inode_count == INODES)
+        pc_die("too many files");
+    failures[inode_count] = 0;
+    return inode_count++;
 }
 
 static void bind(const char *name, uint32_t inode)
@@ -111,12 +124,14 @@ static int rec_open(const char *path, int flags, mode_t mode)
         if (name && find(name) == name_count) {
             pc_step *made = add(PC_STEP_BIND);
 
-            made->inode = inode_count++;
+            made->inode = new_inode();
             snprintf(made->to, PC_NAME_BYTES, "%s", name);
             bind(name, made->inode);
         }
         if (name)
             inode_of_fd[fd] = names[find(name)].inode + 1;
+        if (name)
+            failures_of_fd[fd] = failures[inode_of_fd[fd] - 1];
         if (name && (flags & O_TRUNC))
             note_truncation(fd, 0);
     }
@@ -169,23 +184,43 @@ static ssize_t rec_pwritev(int fd, const struct iovec *vectors, int count, off_t
     return written;
 }
 
+/* Whether this sync fails: lock held. */
+static bool fails_now(int fd)
+{
+    bool by_chance = syncs_fail && pc_random(&fault_random) % setup.failing_syncs == 0;
+    uint32_t *count;
+
+    if (!inode_of_fd[fd])
+        return by_chance && is_directory[fd];
+    count = &failures[inode_of_fd[fd] - 1];
+    *count += by_chance;
+    by_chance = failures_of_fd[fd] != *count;
+    failures_of_fd[fd] = *count;
+    return by_chance;
+}
+
 static int rec_sync(int fd, int (*call)(int))
 {
+    bool fails;
     size_t began;
     int code;
 
     pthread_mutex_lock(&lock);
     began = step_count;
+    fails = fails_now(fd);
     pthread_mutex_unlock(&lock);
-    code = call(fd);
+    code = fails ? -1 : call(fd);
     pthread_mutex_lock(&lock);
-    if (code == 0 && (inode_of_fd[fd] || is_directory[fd])) {
+    if ((code == 0 || fails) && (inode_of_fd[fd] || is_directory[fd])) {
         pc_step *made = add(is_directory[fd] ? PC_STEP_SYNC_NAMES : PC_STEP_SYNC);
 
         made->inode = inode_of_fd[fd] - 1;
         made->began = began;
+        made->failed = fails;
     }
     pthread_mutex_unlock(&lock);
+    if (fails)
+        errno = EIO;
     return code;
 }
 
@@ -279,6 +314,8 @@ void pc_record(const char *directory, const pc_setup *how)
 {
     pc_forget();
     setup = *how;
+    syncs_fail = false;
+    fault_random = setup.seed;
     snprintf(directory_name, sizeof directory_name, "%s", directory);
 }
 
@@ -300,6 +337,13 @@ void pc_say(pc_note note)
 {
     pthread_mutex_lock(&lock);
     add(PC_STEP_NOTE)->note = note;
+    pthread_mutex_unlock(&lock);
+}
+
+void pc_let_syncs_fail(bool yes)
+{
+    pthread_mutex_lock(&lock);
+    syncs_fail = yes && setup.failing_syncs;
     pthread_mutex_unlock(&lock);
 }
 
@@ -383,8 +427,8 @@ void pc_adopt(void)
             if (known_count == sizeof known / sizeof known[0])
                 pc_die("too many files");
             known[known_count].number = info.st_ino;
-            known[known_count++].inode = inode_count;
-            adopt_bytes(path, (uint64_t)info.st_size, inode_count++);
+            known[known_count++].inode = new_inode();
+            adopt_bytes(path, (uint64_t)info.st_size, known[k].inode);
         }
         made = add(PC_STEP_BIND);
         made->inode = known[k].inode;
@@ -407,7 +451,7 @@ typedef struct head {
     pc_setup setup;
 } head;
 
-static const char magic[8] = "PCUTREC2";
+static const char magic[8] = "PCUTREC3";
 
 void pc_save(const char *path)
 {

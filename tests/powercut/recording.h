@@ -17,7 +17,8 @@ typedef struct pc_setup {
     uint32_t ranks; /* key `n` is of rank n % ranks */
     uint32_t age_s;
     uint32_t is_encrypted;
-    uint32_t ranks_before; /* of the recording whose cut left the state it began with; 0: began anew */
+    uint32_t failing_syncs; /* one sync in so many fails; 0: none */
+    uint32_t ranks_before;  /* of the recording whose cut left the state it began with; 0: began anew */
 } pc_setup;
 
 /** What the workload says of itself, at its place among the writes (promises.h makes sense of it). */
@@ -60,6 +61,7 @@ typedef struct pc_step {
     uint8_t *data;
     char from[PC_NAME_BYTES], to[PC_NAME_BYTES]; /* BIND and UNLINK: `to` */
     size_t began;                                /* SYNC, SYNC_NAMES: the steps done when it began */
+    bool failed;                                 /* the same: and it told its caller so */
     size_t done;                                 /* WRITE, TRUNCATE: the step by which it was done */
     pc_note note;
 } pc_step;
@@ -71,6 +73,10 @@ extern const csc_io_calls pc_calls;
  * it. */
 void pc_adopt(void);
 void pc_say(pc_note note);
+/** Whether syncs fail from here on, as often as the setup says; not after pc_record. What Linux does is
+ * done: an error is told once through each descriptor that was open, and a later sync of the same bytes
+ * succeeds without having written them. */
+void pc_let_syncs_fail(bool yes);
 /** Frees the recording. */
 void pc_forget(void);
 

@@ -77,6 +77,46 @@ pc_cut pc_cut_of(uint64_t number)
     return cut;
 }
 
+/* ---- what is durable --------------------------------------------------------------------------------
+ */
+
+static size_t syncs[LIST_MAX]; /* steps: those of one file, or of names */
+static size_t sync_count;
+
+static void find_syncs(enum pc_kind kind, uint32_t inode, size_t end)
+{
+    bool failures_count = kind == PC_STEP_SYNC || pc_setup_now()->ranks == 1;
+
+    sync_count = 0;
+    for (size_t i = 0; i < end; i++) {
+        const pc_step *s = pc_step_at(i);
+
+        if (s->kind != kind || (kind == PC_STEP_SYNC && s->inode != inode) ||
+            (s->failed && !failures_count))
+            continue;
+        if (sync_count == LIST_MAX)
+            pc_die("too many syncs");
+        syncs[sync_count++] = i;
+    }
+}
+
+/* Of a step that was done by `done`: the first sync that began afterwards and succeeded counts, unless
+ * one that failed was under way with the step not durable yet. */
+static bool is_durable(size_t step, size_t done)
+{
+    for (size_t i = 0; i < sync_count; i++) {
+        const pc_step *s = pc_step_at(syncs[i]);
+
+        if (syncs[i] <= step)
+            continue;
+        if (s->failed)
+            return false;
+        if (s->began >= done)
+            return true;
+    }
+    return false;
+}
+
 /* ---- bytes ------------------------------------------------------------------------------------------
  */
 
@@ -162,22 +202,17 @@ static void apply_all(image *file, uint32_t inode, size_t end)
 
 static void apply_some(image *file, uint32_t inode, size_t end, uint64_t *random)
 {
-    size_t synced = 0; /* all that was done by this step is durable */
     unsigned chance = pick_chance(random), tear = pick_chance(random) / 2;
     bool stays_large = pc_random(random) % 8 == 0;
 
+    find_syncs(PC_STEP_SYNC, inode, end);
     for (size_t i = 0; i < end; i++) {
         const pc_step *s = pc_step_at(i);
-
-        if (s->kind == PC_STEP_SYNC && s->inode == inode && s->began > synced)
-            synced = s->began;
-    }
-    for (size_t i = 0; i < end; i++) {
-        const pc_step *s = pc_step_at(i);
-        bool durable = s->done <= synced;
+        bool durable;
 
         if ((s->kind != PC_STEP_WRITE && s->kind != PC_STEP_TRUNCATE) || s->inode != inode)
             continue;
+        durable = is_durable(i, s->done);
         if (s->kind == PC_STEP_TRUNCATE && s->offset < file->bytes && stays_large)
             durable = false;
         if (!durable && pc_random(random) % 16 >= chance)
@@ -282,27 +317,25 @@ static void build_names(size_t end, uint64_t *random)
     enum { JOURNAL, ATOMIC, LOOSE } how = (unsigned)(pc_random(random) % 4) % 3;
     unsigned chance = pick_chance(random);
     listing journal = {.there = false};
-    size_t synced = 0;
 
     list_count = 0;
-    for (size_t i = 0; i < end; i++)
-        if (pc_step_at(i)->kind == PC_STEP_SYNC_NAMES && pc_step_at(i)->began > synced)
-            synced = pc_step_at(i)->began;
+    find_syncs(PC_STEP_SYNC_NAMES, 0, end);
     for (size_t i = 0; i < end; i++) {
         const pc_step *s = pc_step_at(i);
         listing *from = NULL, *to;
-        bool to_lost = false, from_lost = false;
+        bool to_lost = false, from_lost = false, durable;
 
         if (s->kind != PC_STEP_BIND && s->kind != PC_STEP_RENAME && s->kind != PC_STEP_UNLINK)
             continue;
         to = entry(s->to);
+        durable = is_durable(i, i + 1);
         if (s->kind == PC_STEP_RENAME)
             from = entry(s->from);
-        if (i >= synced && how == JOURNAL) {
+        if (!durable && how == JOURNAL) {
             to_lost = from_lost = is_lost(&journal, NULL, chance, random);
-        } else if (i >= synced && how == ATOMIC) {
+        } else if (!durable && how == ATOMIC) {
             to_lost = from_lost = is_lost(to, from, chance, random);
-        } else if (i >= synced) {
+        } else if (!durable) {
             to_lost = is_lost(to, NULL, chance, random);
             from_lost = from && is_lost(from, NULL, chance, random);
         }

@@ -9,6 +9,10 @@
  *   file had in that space. A file that was made smaller may be as large as before even after a sync of
  *   its data.
  *
+ *   What was done to a file before a sync of it failed, and was not durable by then, never is: the next
+ *   sync succeeds and has not written it. The same with names, but not where two stores share them: one
+ *   would never hear of the other's failure, so there a sync of the directory that fails did nothing.
+ *
  *   Names are durable once the directory was synced, whatever is known of the file's bytes. Of later
  *   changes either the first so many are there; or, for each name, the first so many of its own, where a
  *   rename happens or not; or the same with a rename taken as two changes, of the old name and the new.

@@ -185,7 +185,10 @@ pc_setup pc_setup_of(uint64_t seed)
                       .segment_bytes = seed % 2 && seed / 2 % 2 ? 256 << 10 : 64 << 10,
                       .ranks = 1 + seed / 2 % 2,
                       .age_s = seed % 16 == 9,
-                      .is_encrypted = seed % 3 == 1};
+                      .is_encrypted = seed % 3 == 1,
+                      .failing_syncs = seed % 5 == 0   ? 6
+                                       : seed % 5 == 2 ? 30
+                                                       : 0};
 }
 
 static uint64_t below(world *w, uint64_t limit)
@@ -211,17 +214,29 @@ static uint32_t pick_key(world *w, bool bound)
     return key;
 }
 
+/* There is no room, or the disk has not done what it was told: the store goes on. */
+static bool may_fail(const world *w, int code)
+{
+    return (code == CASCADE_ENOSPC && w->setup.budget_bytes) ||
+           (code == CASCADE_EIO && w->setup.failing_syncs);
+}
+
 static void open_rank(world *w, uint32_t rank)
 {
+    pc_let_syncs_fail(false);
     if (pc_open(w->where, w->shm, &w->setup, rank, true, &w->stores[rank]) != 0)
         fail("opening the store of the workload");
+    pc_let_syncs_fail(true);
 }
 
 static void close_rank(world *w, uint32_t rank)
 {
-    if (cascade_store_close(&w->stores[rank]) != 0)
+    int code = cascade_store_close(&w->stores[rank]);
+
+    if (code == 0)
+        pc_say((pc_note){.what = PC_FLUSHED, .rank = rank});
+    else if (code != CASCADE_EIO || !w->setup.failing_syncs)
         fail("closing");
-    pc_say((pc_note){.what = PC_FLUSHED, .rank = rank});
 }
 
 static void reopen_rank(world *w, uint32_t rank)
@@ -237,8 +252,17 @@ static void flush(world *w, uint32_t rank)
 
     if (code == 0)
         pc_say((pc_note){.what = PC_FLUSHED, .rank = rank});
-    else if (code != CASCADE_ENOSPC || !w->setup.budget_bytes)
+    else if (!may_fail(w, code))
         fail("flushing");
+}
+
+/* A durable put that fails may have stored the block, in memory. */
+static bool is_bound(world *w, uint32_t key)
+{
+    cascade_key name = key_of(key);
+    cascade_info info;
+
+    return cascade_block_info(w->stores[rank_of(w, key)], &name, &info) == 0;
 }
 
 static void put(world *w, uint32_t flags)
@@ -258,13 +282,13 @@ static void put(world *w, uint32_t flags)
     if (code == CASCADE_EAGAIN && (flags & CASCADE_PUT_DURABLE) && w->setup.ranks_before &&
         note.key % w->setup.ranks_before != 0)
         return;
-    if (code && (code != CASCADE_ENOSPC || !w->setup.budget_bytes))
+    if (code && !may_fail(w, code))
         fail("putting");
-    if (code)
+    if (code && (w->bound[note.key] || !is_bound(w, note.key)))
         return;
     note.what = PC_PUT_DONE;
-    note.existed = existed;
-    note.durable = (flags & CASCADE_PUT_DURABLE) != 0;
+    note.existed = code == 0 && existed;
+    note.durable = code == 0 && (flags & CASCADE_PUT_DURABLE);
     pc_say(note);
     w->bound[note.key] = true;
 }
@@ -290,7 +314,7 @@ static void gc(world *w, uint32_t rank)
     cascade_gc_report report;
     int code = cascade_store_gc(w->stores[rank], false, &report, NULL, NULL);
 
-    if (code && (code != CASCADE_ENOSPC || !w->setup.budget_bytes))
+    if (code && !may_fail(w, code))
         fail("gc");
 }
 
@@ -301,7 +325,7 @@ static void scrub(world *w, uint32_t rank)
     int code = cascade_store_scrub(w->stores[rank], &options, &report, NULL, NULL);
 
     /* What a cut has torn is damage. */
-    if (code && code != CASCADE_ECORRUPT && (code != CASCADE_ENOSPC || !w->setup.budget_bytes))
+    if (code && code != CASCADE_ECORRUPT && !may_fail(w, code))
         fail("scrubbing");
 }
 
@@ -443,6 +467,7 @@ void pc_run_more(cascade_store *store, const char *where, const char *shm, uint6
     for (uint32_t key = 0; key < PC_KEYS; key++)
         w.bound[key] = seen[key].bound;
     atomic_store(&csc_mark_hook_now, say_mark);
+    pc_let_syncs_fail(true);
     for (unsigned i = 0; i < CALLS_AGAIN; i++)
         call(&w);
     close_all(&w);
