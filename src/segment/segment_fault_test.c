@@ -262,6 +262,32 @@ static void a_failed_sync_is_told_once(void **state)
     testing_teardown(NULL);
 }
 
+/* What a failed sync was to make durable is on no disk, though it can be read until the power goes: the
+ * next open does not find it, in a file that is used again neither, and finds what was synced before. */
+static void a_failed_sync_leaves_nothing_to_find(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 50000, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    assert_int_equal(csc_segment_remove(tier, csc_segment_of(&place)), 0);
+    assert_int_equal(testing_write(tier, 2, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    for (uint64_t seed = 3; seed <= 4; seed++) { /* behind that record, then alone in a segment */
+        assert_int_equal(testing_write(tier, seed, 5000, 0, 1, &place), 0);
+        testing_fault = (testing_faults){.at = 1, .err = EIO, .only_sync = true};
+        assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    }
+    testing_fault = (testing_faults){.at = INT_MAX};
+    tier->ops->close(&tier);
+    tier = testing_open_default();
+    assert_int_equal(testing_seen.block_count, 1);
+    assert_non_null(testing_find(2, 5000, 0));
+    tier->ops->close(&tier);
+}
+
 /* A killed writer leaves records that no sync has reached; an open that tells of them makes them
  * durable. */
 static void an_open_syncs_what_it_finds(void **state)
@@ -500,6 +526,8 @@ int main(void)
         cmocka_unit_test(interrupted_calls),
         cmocka_unit_test(short_transfers),
         cmocka_unit_test(a_failed_sync_is_told_once),
+        cmocka_unit_test_setup_teardown(a_failed_sync_leaves_nothing_to_find, testing_setup,
+                                        testing_teardown),
         cmocka_unit_test(an_open_syncs_what_it_finds),
         cmocka_unit_test(full_disk_is_survived),
         cmocka_unit_test(no_room_for_a_segment),

@@ -160,6 +160,7 @@ typedef struct csc_segment_writer {
     int fd;
     bool direct;
     uint64_t position;               /* where the next record goes */
+    uint64_t synced_position;        /* where it went at the last good sync */
     uint64_t reserved_bytes;         /* file space reserved up to here */
     uint64_t recycled_bytes;         /* what its file reaches to from an earlier use; 0: nothing */
     bool can_reserve;                /* the file system knows how */

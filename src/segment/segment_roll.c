@@ -8,7 +8,9 @@
  *
  * A failed sync is final: the kernel may have dropped the pages and will report success the next time.
  * The segment is given up, `lost` is set, and the next csc_segment_sync fails once, which tells the
- * store that everything written since the last good sync has to be written again.
+ * store that everything written since the last good sync has to be written again. All that is cut off
+ * the file: until the power goes it reads as if it were whole, and an open that found it there would
+ * rely on it, and give up an older copy. Of a writer that is killed right in between nothing tells.
  */
 #include "base/clock.h"
 #include "base/fail.h"
@@ -110,6 +112,16 @@ static bool is_idle(const csc_segment_writer *w)
     return csc_wall_ns() > w->prepared_ns + CSC_SEGMENT_IDLE_NS;
 }
 
+/* If the disk refuses that too, the records stay. */
+static void cut_unsynced(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+
+    w->position = w->synced_position;
+    if (csc_io_truncate(t->io, w->fd, w->position) == 0)
+        w->recycled_bytes = 0;
+}
+
 static int sync_open(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
@@ -118,10 +130,12 @@ static int sync_open(csc_segment_tier *t)
         return 0;
     if (csc_io_datasync(t->io, w->fd)) {
         w->lost = true;
+        cut_unsynced(t);
         abandon(t);
         return CASCADE_EIO;
     }
     w->dirty = false;
+    w->synced_position = w->position;
     /* This process, or the disk, stood still: somebody may have emptied the segment in the meantime. */
     if (is_idle(w)) {
         csc_fail(CASCADE_EIO, "it took over an hour to make records durable");
@@ -300,7 +314,7 @@ static int start(csc_segment_tier *t)
     pthread_mutex_lock(&t->lock);
     w->item = t->items[w->index];
     pthread_mutex_unlock(&t->lock);
-    w->position = CSC_SEGFMT_PAGE_BYTES;
+    w->position = w->synced_position = CSC_SEGFMT_PAGE_BYTES;
     w->reserved_bytes = facts.bytes;
     w->can_reserve = true;
     w->entry_count = 0;
