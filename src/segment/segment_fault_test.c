@@ -288,6 +288,37 @@ static void a_failed_sync_leaves_nothing_to_find(void **state)
     tier->ops->close(&tier);
 }
 
+/* A name that a failed sync of the directory was to make durable: the segment goes, sealed or not. One
+ * that has its name stays, with its records, which are durable. */
+static void a_name_in_doubt_is_not_found(void **state)
+{
+    csc_tier *tier = testing_open_default();
+    csc_place place;
+
+    (void)state;
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(csc_segment_seal(tier), 0);
+    assert_int_equal(testing_write(tier, 2, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    assert_int_equal(csc_segment_remove(tier, 0), 0);
+    assert_int_equal(testing_write(tier, 3, 5000, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 2, .err = EIO, .only_sync = true}; /* after the records' */
+    assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    assert_int_equal(testing_write(tier, 4, 5000, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 2, .err = EIO, .only_sync = true};
+    assert_int_equal(tier->ops->sync(tier), CASCADE_EIO);
+    assert_int_equal(testing_write(tier, 5, 5000, 0, 1, &place), 0);
+    testing_fault = (testing_faults){.at = 3, .err = EIO, .only_sync = true}; /* and the index's */
+    assert_int_equal(csc_segment_seal(tier), CASCADE_EIO);
+    testing_fault = (testing_faults){.at = INT_MAX};
+    tier->ops->close(&tier);
+    tier = testing_open_default();
+    assert_int_equal(testing_seen.block_count, 2);
+    assert_non_null(testing_find(2, 5000, 0));
+    assert_non_null(testing_find(3, 5000, 0));
+    tier->ops->close(&tier);
+}
+
 /* A killed writer leaves records that no sync has reached; an open that tells of them makes them
  * durable. */
 static void an_open_syncs_what_it_finds(void **state)
@@ -528,6 +559,7 @@ int main(void)
         cmocka_unit_test(a_failed_sync_is_told_once),
         cmocka_unit_test_setup_teardown(a_failed_sync_leaves_nothing_to_find, testing_setup,
                                         testing_teardown),
+        cmocka_unit_test_setup_teardown(a_name_in_doubt_is_not_found, testing_setup, testing_teardown),
         cmocka_unit_test(an_open_syncs_what_it_finds),
         cmocka_unit_test(full_disk_is_survived),
         cmocka_unit_test(no_room_for_a_segment),

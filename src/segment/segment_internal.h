@@ -169,6 +169,7 @@ typedef struct csc_segment_writer {
     size_t entry_count, entry_room;  /* */
     bool dirty;                      /* records written since the last sync of `fd` */
     bool directory_dirty;            /* names made or removed since the directory was synced */
+    size_t named_count;   /* items of the table when it was: names of later ones are in doubt */
     bool names_unsure;    /* the directory was once not synced: what was removed may come back */
     uint64_t prepared_ns; /* when room for the latest record was made, since 1970 */
     bool lost;            /* a sync failed; the next csc_segment sync tells */

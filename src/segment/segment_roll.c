@@ -146,6 +146,40 @@ static int sync_open(csc_segment_tier *t)
     return 0;
 }
 
+/* The item, if this handle made its file and may still remove it; NULL: another, `*is_last`: none. */
+static csc_segment_item *made_at(csc_segment_tier *t, size_t index, bool *is_last)
+{
+    csc_segment_item *item = NULL;
+
+    pthread_mutex_lock(&t->lock);
+    *is_last = index >= t->item_count;
+    if (!*is_last && !t->items[index]->found && t->items[index]->state != CSC_SEGMENT_REMOVED)
+        item = t->items[index];
+    pthread_mutex_unlock(&t->lock);
+    return item;
+}
+
+/* After a failed sync of the directory. A name made since the last good one may be gone once the power
+ * was, whatever later syncs say, and until then an open finds it. Nothing in such a segment has been
+ * promised, so it goes; of any other the records are durable. */
+static void drop_unnamed(csc_segment_tier *t)
+{
+    csc_segment_writer *w = &t->writer;
+    char path[CSC_SEGMENT_PATH_BYTES];
+    csc_segment_item *item;
+    bool is_last;
+
+    if (w->item)
+        abandon(t);
+    for (size_t i = w->named_count; item = made_at(t, i, &is_last), !is_last; i++) {
+        if (!item)
+            continue;
+        csc_segment_path(t, item->rank, item->number, path);
+        if (csc_io_unlink(t->io, path) == 0)
+            csc_segment_set_removed(t, item);
+    }
+}
+
 int csc_segment_sync(csc_tier *tier)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
@@ -157,10 +191,12 @@ int csc_segment_sync(csc_tier *tier)
         if (csc_io_sync_directory(t->io, t->directory)) {
             w->lost = w->names_unsure = true;
             rc = CASCADE_EIO;
-            if (w->item)
-                abandon(t);
+            drop_unnamed(t);
         } else {
             w->directory_dirty = false;
+            pthread_mutex_lock(&t->lock);
+            w->named_count = t->item_count;
+            pthread_mutex_unlock(&t->lock);
         }
     }
     if (w->lost && rc == 0)
