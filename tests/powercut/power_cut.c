@@ -34,7 +34,8 @@
  * promised before the sync of their round, and their sums tell which are torn); the last sync of a seal
  * (an index that is missing or torn is made up for by a scan of the records, which were synced before
  * it); the first of the two syncs of a spare's new header (a first page that is neither is a file
- * without blocks, which is left alone; segment_recycle_test has the order).
+ * without blocks, which is left alone; segment_recycle_test has the order). Nor that a removal whose
+ * sync failed is in doubt, which no state has (states.h; segment_fault_test has it).
  */
 #include "check.h"
 #include "recording.h"

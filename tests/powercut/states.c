@@ -102,16 +102,16 @@ static void find_syncs(enum pc_kind kind, uint32_t inode, size_t end)
 
 /* Of a step that was done by `done`: the first sync that began afterwards and succeeded counts, unless
  * one that failed was under way with the step not durable yet. */
-static bool is_durable(size_t step, size_t done)
+static bool is_durable(size_t step, size_t done, bool failures_harm)
 {
     for (size_t i = 0; i < sync_count; i++) {
         const pc_step *s = pc_step_at(syncs[i]);
 
         if (syncs[i] <= step)
             continue;
-        if (s->failed)
+        if (s->failed && failures_harm)
             return false;
-        if (s->began >= done)
+        if (!s->failed && s->began >= done)
             return true;
     }
     return false;
@@ -212,7 +212,7 @@ static void apply_some(image *file, uint32_t inode, size_t end, uint64_t *random
 
         if ((s->kind != PC_STEP_WRITE && s->kind != PC_STEP_TRUNCATE) || s->inode != inode)
             continue;
-        durable = is_durable(i, s->done);
+        durable = is_durable(i, s->done, true);
         if (s->kind == PC_STEP_TRUNCATE && s->offset < file->bytes && stays_large)
             durable = false;
         if (!durable && pc_random(random) % 16 >= chance)
@@ -328,7 +328,7 @@ static void build_names(size_t end, uint64_t *random)
         if (s->kind != PC_STEP_BIND && s->kind != PC_STEP_RENAME && s->kind != PC_STEP_UNLINK)
             continue;
         to = entry(s->to);
-        durable = is_durable(i, i + 1);
+        durable = is_durable(i, i + 1, s->kind != PC_STEP_UNLINK);
         if (s->kind == PC_STEP_RENAME)
             from = entry(s->from);
         if (!durable && how == JOURNAL) {

@@ -11,7 +11,9 @@
  *
  *   What was done to a file before a sync of it failed, and was not durable by then, never is: the next
  *   sync succeeds and has not written it. The same with names, but not where two stores share them: one
- *   would never hear of the other's failure, so there a sync of the directory that fails did nothing.
+ *   would never hear of the other's failure, so there a sync of the directory that fails did nothing. A
+ *   removal is only put off by one: that it is in doubt the store knows until it is closed, and the next
+ *   open does not, so that it may forget the deletes of what then comes back after a cut.
  *
  *   Names are durable once the directory was synced, whatever is known of the file's bytes. Of later
  *   changes either the first so many are there; or, for each name, the first so many of its own, where a
