@@ -182,6 +182,7 @@ static void run_all(sweep *s)
         else
             printf("%sok %d - %s\n", s->failed > failed ? "not " : "", operation + 1,
                    fault_operation_names[operation]);
+        fflush(stdout); /* the next one's children must not print it again */
     }
 }
 
