@@ -80,9 +80,12 @@ int get_later(cascade_store *store, uint64_t number, uint64_t seed)
 
 const char *path_there(void)
 {
-    for (size_t i = 0;; i++)
-        if (strstr(st_segment_path(i), "agg_rank001"))
-            return st_segment_path(i);
+    for (size_t i = 0;; i++) {
+        const char *path = st_segment_path(i); /* looked up once: files come while it is looked for */
+
+        if (strstr(path, "agg_rank001"))
+            return path;
+    }
 }
 
 /* Writes over a part of the first record's payload in a file; keeps what was there in `kept`. */
