@@ -155,7 +155,8 @@ cascade_options st_options(void)
                              .shm_directory = shm,
                              .dram_bytes = 4 * ST_MIB,
                              .page_bytes = 4 * ST_KIB,
-                             .put_wait_ms = 10000,
+                             .put_wait_ms = 60000, /* a slow disk is no failure */
+                             .io_deadline_ms = 60000,
                              .open_flags = CASCADE_OPEN_CREATE | CASCADE_OPEN_NO_PREFAULT};
 }
 
