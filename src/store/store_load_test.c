@@ -216,6 +216,17 @@ static void many_go_out_together(void **state)
 
 /* ---- a disk that does not answer ------------------------------------------------------------- */
 
+/* However slow the disk is beside this test. */
+static int get_at_last(cascade_store *store, uint64_t number)
+{
+    uint64_t until_ns = csc_clock_ns() + GUARD_NS;
+    int code;
+
+    while ((code = st_get(store, number, number, BYTES, 0)) == CASCADE_MISS && csc_clock_ns() < until_ns)
+        st_sleep_ms(1);
+    return code;
+}
+
 /* The get misses in time; the pages stay out of use until the disk has let go of them; then it hits. */
 static void a_late_read_is_a_miss(void **state)
 {
@@ -248,8 +259,8 @@ static void a_late_read_is_a_miss(void **state)
         st_sleep_ms(1);
     }
     for (uint64_t i = 100; i < 163; i++)
-        assert_int_equal(st_get(store, i, i, BYTES, 0), 0);
-    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+        assert_int_equal(get_at_last(store, i), 0);
+    assert_int_equal(get_at_last(store, 1), 0);
     assert_int_equal(st_stats(store).lost, 0);
     st_close(&store);
 }
@@ -273,7 +284,7 @@ static void closed_while_late(void **state)
     assert_int_equal(st_put(store, 2, 2, BYTES, 0, CASCADE_PUT_VERIFY), CASCADE_ETIMEDOUT);
     atomic_store(&holding, false);
     st_close(&store);
-    store = st_open_with(options);
+    store = st_open();
     assert_int_equal(st_get(store, 1, 11, BYTES, 0), 0);
     assert_int_equal(st_get(store, 2, 2, BYTES, 0), 0);
     st_close(&store);
