@@ -140,11 +140,31 @@ static const csc_content_entry *like(cascade_store *store, uint32_t number, uint
     return entry->content.k_bytes == k_bytes && entry->content.v_bytes == v_bytes ? entry : NULL;
 }
 
-/* Whether what a key is bound to is only what another handle is writing, or was when it died. Lock held.
- */
+/* Whether what a key is bound to is only what another handle is writing, or what a dead owner wrote and
+ * nobody has read since. Lock held. */
 static bool is_unsure(const cascade_store *store, const csc_content_entry *entry)
 {
-    return csc_place_is_set(&entry->file) && csc_place_is_unsure(store, &entry->file);
+    return csc_place_is_set(&entry->file) &&
+           (csc_place_is_weak(store, &entry->file) ||
+            (csc_place_is_unsure(store, &entry->file) && !csc_content_has(entry, CSC_CONTENT_RESIDENT)));
+}
+
+/* A dead owner's record is read before a put relies on it: whole, it stays, as the first. Held until the
+ * put is done; NULL: there is none, or it cannot be had. */
+static cascade_view *read_unsure(cascade_store *store, const cascade_put *put, uint64_t k_bytes,
+                                 uint64_t v_bytes)
+{
+    const csc_content_entry *entry;
+    cascade_view *view = NULL;
+    bool wanted, timed_out;
+
+    pthread_mutex_lock(&store->lock);
+    entry = like(store, find(store, &put->key), k_bytes, v_bytes);
+    wanted = entry && is_unsure(store, entry) && !csc_place_is_weak(store, &entry->file);
+    pthread_mutex_unlock(&store->lock);
+    if (wanted && csc_view(store, &put->key, &view, &timed_out) != 0)
+        view = NULL;
+    return view;
 }
 
 /* That does not make this put a stored one: then the put is a new one, and its commit lets the key go:
@@ -367,7 +387,7 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
 {
     uint64_t k_bytes, v_bytes;
     cascade_info info;
-    bool raced = false, yielded;
+    bool raced = false, yielded = false;
     int code;
 
     put->existed = put->has_id = false;
@@ -384,16 +404,21 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
     if (put->has_parent && memcmp(put->key.bytes, put->parent.bytes, sizeof put->key.bytes) == 0)
         return csc_fail(CASCADE_EINVAL, "the key is its own parent");
     for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
+        cascade_view *held = read_unsure(store, put, k_bytes, v_bytes);
+        bool exists;
+
         code = csc_block_facts(store, &put->key, &info);
         if (code == 0 && !(flags & CASCADE_PUT_VERIFY) && yields(store, &put->key, k_bytes, v_bytes))
             code = CASCADE_MISS;
-        if (code == 0) {
+        exists = code == 0;
+        if (exists)
             code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced, &yielded);
-            if (code != CASCADE_MISS)
-                return code;
-            if (!yielded)
-                continue; /* it went while it was compared: deleted, or found damaged */
-        }
+        if (held)
+            cascade_view_release(store, &held);
+        if (exists && code != CASCADE_MISS)
+            return code;
+        if (exists && !yielded)
+            continue; /* it went while it was compared: deleted, or found damaged */
         if (code == CASCADE_MISS)
             code = check_fits(store, k_bytes + v_bytes);
         if (code == 0)

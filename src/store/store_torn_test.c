@@ -253,6 +253,26 @@ static void a_content_is_not_durable_by_a_torn_record(void **state)
     st_close(&store);
 }
 
+/* What is whole is relied on once it was read: the first content of a key stays. */
+static void the_first_content_stays(void **state)
+{
+    cascade_store *store;
+    cascade_put put;
+    uint8_t bytes[BYTES];
+    cascade_piece piece = {bytes, BYTES};
+
+    (void)state;
+    st_in_child(flush_one_and_die_writing_another, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    memset(bytes, 7, sizeof bytes);
+    put = (cascade_put){.key = st_key(1), .block = {&piece, 1, NULL, 0}};
+    assert_int_equal(cascade_block_put(store, &put, CASCADE_PUT_DURABLE), 0);
+    assert_true(put.existed);
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -266,6 +286,7 @@ int main(void)
         CASE(a_torn_copy_is_not_what_a_drop_leaves),
         CASE(a_put_is_not_durable_by_a_torn_record),
         CASE(a_content_is_not_durable_by_a_torn_record),
+        CASE(the_first_content_stays),
     };
 
     return cmocka_run_group_tests_name("store, torn records", tests, NULL, NULL);
