@@ -261,6 +261,12 @@ int csc_io_datasync(csc_io *io, int fd)
     return sync_with(io->calls.fdatasync, fd);
 }
 
+int csc_io_sync(csc_io *io, int fd)
+{
+    csc_io_count(io, CSC_IO_COUNT_FSYNC);
+    return sync_with(io->calls.fsync, fd);
+}
+
 int csc_io_allocate(csc_io *io, int fd, uint64_t offset, uint64_t bytes)
 {
     int rc;

@@ -65,6 +65,8 @@ void csc_io_close(csc_io *io, int fd);
 int csc_io_read(csc_io *io, int fd, const struct iovec *vectors, int count, uint64_t offset);
 int csc_io_write(csc_io *io, int fd, const struct iovec *vectors, int count, uint64_t offset);
 int csc_io_datasync(csc_io *io, int fd);
+/** The same for the file's size too where that became smaller, which the other need not do. */
+int csc_io_sync(csc_io *io, int fd);
 /** Reserves space without changing the file's size. CASCADE_ENOTSUP: the file system cannot. */
 int csc_io_allocate(csc_io *io, int fd, uint64_t offset, uint64_t bytes);
 int csc_io_truncate(csc_io *io, int fd, uint64_t bytes);

@@ -122,7 +122,8 @@ int csc_segment_take_over(csc_segment_loading *l, const csc_segment_name *named)
     pthread_mutex_lock(&l->t->lock);
     l->item->abandoned = abandoned;
     pthread_mutex_unlock(&l->t->lock);
-    return csc_io_datasync(l->t->io, l->file->fd);
+    /* What its writer cut off after a failed sync is not to come back. */
+    return csc_io_sync(l->t->io, l->file->fd);
 }
 
 static int load_records(csc_segment_loading *l, const csc_segment_name *named)

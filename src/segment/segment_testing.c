@@ -362,6 +362,10 @@ static int faulty_fdatasync(int fd)
 
 static int faulty_fsync(int fd)
 {
+    struct stat info;
+
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode))
+        testing_fault.whole_syncs++;
     return faulty_sync(fsync, fd);
 }
 

@@ -68,6 +68,7 @@ typedef struct testing_faults {
     bool is_lustre;                 /* says statfs */
     bool refuse_direct;             /* transfers on descriptors with O_DIRECT fail with EINVAL */
     bool shuffle;                   /* every other write takes a while */
+    _Atomic int whole_syncs;        /* calls of fsync for files, so far */
     _Atomic size_t write_bytes_max; /* of one pwritev, so far */
     int wrong_at;                   /* reads of more than a page, from 1: this one brings a wrong bit, */
     int wrong_count;                /* and so many from there on */

@@ -199,7 +199,7 @@ static bool fails_now(int fd)
     return by_chance;
 }
 
-static int rec_sync(int fd, int (*call)(int))
+static int rec_sync(int fd, int (*call)(int), bool whole)
 {
     bool fails;
     size_t began;
@@ -217,6 +217,7 @@ static int rec_sync(int fd, int (*call)(int))
         made->inode = inode_of_fd[fd] - 1;
         made->began = began;
         made->failed = fails;
+        made->whole = whole;
     }
     pthread_mutex_unlock(&lock);
     if (fails)
@@ -226,12 +227,12 @@ static int rec_sync(int fd, int (*call)(int))
 
 static int rec_fdatasync(int fd)
 {
-    return rec_sync(fd, fdatasync);
+    return rec_sync(fd, fdatasync, false);
 }
 
 static int rec_fsync(int fd)
 {
-    return rec_sync(fd, fsync);
+    return rec_sync(fd, fsync, true);
 }
 
 static int rec_ftruncate(int fd, off_t bytes)

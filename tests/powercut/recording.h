@@ -62,6 +62,7 @@ typedef struct pc_step {
     char from[PC_NAME_BYTES], to[PC_NAME_BYTES]; /* BIND and UNLINK: `to` */
     size_t began;                                /* SYNC, SYNC_NAMES: the steps done when it began */
     bool failed;                                 /* the same: and it told its caller so */
+    bool whole;                                  /* SYNC: of the size too, if that became smaller */
     size_t done;                                 /* WRITE, TRUNCATE: the step by which it was done */
     pc_note note;
 } pc_step;

@@ -102,7 +102,7 @@ static void find_syncs(enum pc_kind kind, uint32_t inode, size_t end)
 
 /* Of a step that was done by `done`: the first sync that began afterwards and succeeded counts, unless
  * one that failed was under way with the step not durable yet. */
-static bool is_durable(size_t step, size_t done, bool failures_harm)
+static bool is_durable(size_t step, size_t done, bool failures_harm, bool whole)
 {
     for (size_t i = 0; i < sync_count; i++) {
         const pc_step *s = pc_step_at(syncs[i]);
@@ -111,7 +111,7 @@ static bool is_durable(size_t step, size_t done, bool failures_harm)
             continue;
         if (s->failed && failures_harm)
             return false;
-        if (!s->failed && s->began >= done)
+        if (!s->failed && s->began >= done && (s->whole || !whole))
             return true;
     }
     return false;
@@ -212,9 +212,8 @@ static void apply_some(image *file, uint32_t inode, size_t end, uint64_t *random
 
         if ((s->kind != PC_STEP_WRITE && s->kind != PC_STEP_TRUNCATE) || s->inode != inode)
             continue;
-        durable = is_durable(i, s->done, true);
-        if (s->kind == PC_STEP_TRUNCATE && s->offset < file->bytes && stays_large)
-            durable = false;
+        durable = is_durable(i, s->done, true,
+                             s->kind == PC_STEP_TRUNCATE && s->offset < file->bytes && stays_large);
         if (!durable && pc_random(random) % 16 >= chance)
             continue;
         if (s->kind == PC_STEP_TRUNCATE) {
@@ -328,7 +327,7 @@ static void build_names(size_t end, uint64_t *random)
         if (s->kind != PC_STEP_BIND && s->kind != PC_STEP_RENAME && s->kind != PC_STEP_UNLINK)
             continue;
         to = entry(s->to);
-        durable = is_durable(i, i + 1, s->kind != PC_STEP_UNLINK);
+        durable = is_durable(i, i + 1, s->kind != PC_STEP_UNLINK, false);
         if (s->kind == PC_STEP_RENAME)
             from = entry(s->from);
         if (!durable && how == JOURNAL) {

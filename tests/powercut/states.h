@@ -7,7 +7,7 @@
  *   ended. Of the others any subset may have reached the disk, each whole or in some of its sectors;
  *   what is missing reads as before, or, where the file has grown, as zeros, or as what some removed
  *   file had in that space. A file that was made smaller may be as large as before even after a sync of
- *   its data.
+ *   its data (fdatasync).
  *
  *   What was done to a file before a sync of it failed, and was not durable by then, never is: the next
  *   sync succeeds and has not written it. The same with names, but not where two stores share them: one
