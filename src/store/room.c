@@ -38,7 +38,7 @@ static bool may_leave(void *context, uint32_t number)
 /* Takes a block out of dram that may leave. False: a pin came in between. */
 static bool leave(cascade_store *store, uint32_t number)
 {
-    if (csc_content_is_shed(store, number) && !csc_copies_use(store, number))
+    if (csc_content_is_shed(store, number) && !csc_copies_use_foreign(store, number))
         return csc_content_discard(store, number);
     return csc_content_evict(store, number);
 }
