@@ -106,7 +106,8 @@ size_t st_shm_count(void)
     return (size_t)count;
 }
 
-static size_t find_segment(size_t which, char *path, size_t room)
+/* By one listing: while a store is open, files come and go between two. */
+static size_t find_segment(const uint32_t *of_rank, size_t which, char *path, size_t room)
 {
     struct dirent **names;
     int count = list(directory, &names);
@@ -114,7 +115,8 @@ static size_t find_segment(size_t which, char *path, size_t room)
     uint32_t rank, number;
 
     for (int i = 0; i < count; i++)
-        if (csc_segfmt_name_parse(names[i]->d_name, &rank, &number) && found++ == which && path)
+        if (csc_segfmt_name_parse(names[i]->d_name, &rank, &number) && (!of_rank || rank == *of_rank) &&
+            found++ == which && path)
             snprintf(path, room, "%s/%s", directory, names[i]->d_name);
     free_list(names, count);
     return found;
@@ -122,14 +124,22 @@ static size_t find_segment(size_t which, char *path, size_t room)
 
 size_t st_segment_count(void)
 {
-    return find_segment(SIZE_MAX, NULL, 0);
+    return find_segment(NULL, SIZE_MAX, NULL, 0);
 }
 
 const char *st_segment_path(size_t which)
 {
     static char path[600];
 
-    assert_true(find_segment(which, path, sizeof path) > which);
+    assert_true(find_segment(NULL, which, path, sizeof path) > which);
+    return path;
+}
+
+const char *st_segment_path_of(uint32_t rank, size_t which)
+{
+    static char path[600];
+
+    assert_true(find_segment(&rank, which, path, sizeof path) > which);
     return path;
 }
 

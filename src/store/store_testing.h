@@ -32,6 +32,8 @@ size_t st_shm_count(void);
 size_t st_segment_count(void);
 /** Path of the `which`-th segment file by name (from 0); static storage. */
 const char *st_segment_path(size_t which);
+/** The same of those of one rank alone. */
+const char *st_segment_path_of(uint32_t rank, size_t which);
 /** Removes every file in the shared-memory directory: what power loss does to it. */
 void st_lose_memory(void);
 void st_remove_tree(const char *path);
