@@ -36,6 +36,8 @@ static void test_churn(void **state)
                                .shm_directory = scene_now->shm,
                                .dram_bytes = (uint64_t)DRAM_PAGES * PAGE,
                                .page_bytes = PAGE,
+                               .put_wait_ms = SCENE_PATIENCE_MS,
+                               .io_deadline_ms = SCENE_PATIENCE_MS,
                                .open_flags = CASCADE_OPEN_CREATE | CASCADE_OPEN_NO_PREFAULT};
     static uint32_t counts[2 * BLOCKS_MAX];
     static char data[128 * PAGE];

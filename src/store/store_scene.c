@@ -4,9 +4,11 @@
 #include <dirent.h>
 #include <ftw.h>
 #include <setjmp.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -63,6 +65,8 @@ cascade_store *scene_open_store(void)
                                .page_bytes = 4096,
                                .file_budget_bytes = scene_budget_bytes,
                                .segment_bytes = 256 << 10,
+                               .put_wait_ms = SCENE_PATIENCE_MS,
+                               .io_deadline_ms = SCENE_PATIENCE_MS,
                                .open_flags = CASCADE_OPEN_CREATE | CASCADE_OPEN_NO_PREFAULT};
     cascade_store *store = NULL;
 
@@ -158,6 +162,7 @@ pid_t scene_start(void (*body)(void))
 
     assert_true(child >= 0);
     if (child == 0) {
+        (void)prctl(PR_SET_PDEATHSIG, SIGKILL);
         body();
         _exit(1);
     }

@@ -15,10 +15,11 @@
 #include <unistd.h>
 
 enum {
-    SCENE_STEADY = 24,  /* keys put first and never deleted */
-    SCENE_KEYS = 420,   /* all keys of a run */
-    SCENE_NAMES = 64,   /* marks there may be */
-    SCENE_PATIENCE = 60 /* seconds that no process of a run needs */
+    SCENE_STEADY = 24, /* keys put first and never deleted */
+    SCENE_KEYS = 420,  /* all keys of a run */
+    SCENE_NAMES = 64,  /* marks there may be */
+    SCENE_PATIENCE_MS =
+        600000 /* for the disk: more than a test may take, which is the runner's affair */
 };
 
 /** In a child, where cmocka's checks do not work. */
@@ -59,6 +60,7 @@ int scene_teardown(void **state);
 /** A clean scene with folders of its own; the end fails if anything is left in shared memory. */
 void scene_begin_run(void);
 void scene_end_run(void);
+/** Forks; the child runs `body`, and does not outlive the test, also when that is killed. */
 pid_t scene_start(void (*body)(void));
 void scene_expect_success(pid_t child);
 
