@@ -133,6 +133,8 @@ int testing_open(csc_segment_options options, csc_tier **tier)
     forget_seen();
     options.io = testing_io;
     options.directory = directory;
+    if (!options.deadline_ms)
+        options.deadline_ms = TESTING_PATIENCE_MS;
     return csc_segment_open(&options, &visitor, tier);
 }
 

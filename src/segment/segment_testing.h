@@ -9,6 +9,10 @@
 
 #define TESTING_FOUND_MAX 600
 
+/** The deadline of reads, where a test sets none: longer than it may run, so that none fails because the
+ * disk is slow. */
+#define TESTING_PATIENCE_MS 600000
+
 typedef struct testing_block {
     uint32_t segment;
     csc_content content;

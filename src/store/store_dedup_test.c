@@ -189,7 +189,7 @@ static void a_view_of_the_loser_stays(void **state)
     assert_int_equal(st_put(store, 2, 7, BIG, 0, 0), 0);
     assert_int_equal(cascade_block_view(store, &second, &view), 0);
     assert_int_equal(st_stats(store).pins, 1);
-    for (int i = 0; i < 2000 && st_stats(store).dedup_blocks == 0; i++)
+    while (st_stats(store).dedup_blocks == 0)
         st_sleep_ms(2);
     assert_int_equal(st_stats(store).dedup_blocks, 1);
     pages = st_stats(store).tiers[CASCADE_TIER_DRAM].used_bytes;
@@ -210,9 +210,8 @@ static void a_view_of_the_loser_stays(void **state)
     assert_int_equal(st_get(store, 2, 7, BIG, 0), 0);
     /* The loser's pages came back. */
     assert_in_range(pages, BIG, 2 * BIG);
-    for (int i = 0; i < 1000 && st_stats(store).tiers[CASCADE_TIER_DRAM].used_bytes > BIG; i++)
+    while (st_stats(store).tiers[CASCADE_TIER_DRAM].used_bytes > BIG)
         st_sleep_ms(5);
-    assert_in_range(st_stats(store).tiers[CASCADE_TIER_DRAM].used_bytes, 0, BIG);
     st_close(&store);
 }
 

@@ -90,12 +90,11 @@ static void a_match_finds_it_in_a_while(void **state)
         keys[i] = st_key(i);
         put_there(i, i);
     }
-    for (int i = 0; i < 1000 && matched < 8; i++) {
+    for (int i = 0; matched < 8; i++) {
         assert_int_equal(cascade_prefix_match(here, keys, 8, &matched), 0);
         assert_true(i > 0 || matched == 0);
         st_sleep_ms(10);
     }
-    assert_int_equal(matched, 8);
 }
 
 /* Nobody looks into the directory who finds what he asks for, or before it is time. */
@@ -146,7 +145,7 @@ static void a_disk_that_hangs_makes_misses(void **state)
         assert_int_equal(st_get(here, 50, 50, K, V), 0);
     }
     atomic_store(&directory_hangs, false);
-    for (int i = 0; i < 10000 && code == CASCADE_MISS; i++)
+    while (code == CASCADE_MISS)
         code = get_later(here, 1, 1);
     assert_int_equal(code, 0);
 }

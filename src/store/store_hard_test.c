@@ -75,7 +75,6 @@ static void a_thousand_views_leave_room(void **state)
 
     (void)state;
     options.dram_bytes = 12 * ST_MIB;
-    options.put_wait_ms = 60000;
     store = st_open_with(options);
     for (uint64_t i = 0; i < VIEWS; i++) {
         cascade_key key = st_key(i);

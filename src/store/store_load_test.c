@@ -25,7 +25,7 @@
 
 #include <cmocka.h>
 
-#define GUARD_NS UINT64_C(20000000000) /* what takes longer hangs */
+#define GUARD_NS (ST_PATIENCE_MS * UINT64_C(1000000)) /* what takes longer hangs */
 
 enum { BYTES = 64 * 1024, CHAIN = 24 };
 

@@ -16,6 +16,10 @@
 #define ST_KIB ((size_t)1024)
 #define ST_MIB ((size_t)1 << 20)
 
+/** How long a store waits for the disk here: longer than a test may run, so that none fails because the
+ * disk is slow. Tests of the deadlines themselves set shorter ones. */
+#define ST_PATIENCE_MS UINT32_C(600000)
+
 /** What st_get returns beside the library's codes: it got bytes, and they are wrong. */
 #define ST_WRONG (-1000)
 
@@ -40,7 +44,7 @@ void st_remove_tree(const char *path);
 
 /* ---- stores ------------------------------------------------------------------------------------ */
 
-/** Both directories set, CREATE, 4 MiB of dram in pages of 4 KiB, no prefault. */
+/** Both directories set, CREATE, 4 MiB of dram in pages of 4 KiB, no prefault, patience. */
 cascade_options st_options(void);
 /** Opens; the test fails if that fails. */
 cascade_store *st_open_with(cascade_options options);
@@ -48,7 +52,7 @@ cascade_store *st_open(void);
 /** Closes; the test fails if that fails or leaves anything in shared memory. */
 void st_close(cascade_store **store);
 cascade_stats st_stats(cascade_store *store);
-/** Waits (bounded) until no digest is pending. */
+/** Waits until no digest is pending. */
 void st_settle(cascade_store *store);
 /** Puts and flushes fillers (keys `first`...) until `key` is only in the file tier. */
 void st_push_out(cascade_store *store, uint64_t key, uint64_t first);

@@ -121,7 +121,7 @@ static void meet_a_delete(uint64_t first)
     atomic_store(&writer_held, true);
     atomic_store(&csc_mark_hook_now, hold_writer);
     assert_int_equal(st_put(here, first, first, K, V, 0), 0);
-    for (int i = 0; i < 10000 && !atomic_load(&writer_waits); i++)
+    while (!atomic_load(&writer_waits))
         st_sleep_ms(1);
     assert_int_equal(st_put(here, 1, 1, K, V, 0), 0);
     assert_int_equal(get_later(here, 99, 99), CASCADE_MISS); /* looks */
@@ -315,7 +315,7 @@ static void a_delete_hides_what_was_let_go(void **state)
     atomic_store(&writer_held, true);
     atomic_store(&csc_mark_hook_now, hold_writer);
     assert_int_equal(st_put(here, 50, 50, K, V, 0), 0);
-    for (int i = 0; i < 10000 && !atomic_load(&writer_waits); i++)
+    while (!atomic_load(&writer_waits))
         st_sleep_ms(1);
     assert_int_equal(st_put(here, 1, 1, K, V, 0), 0);
     assert_int_equal(st_delete(here, 1), 0);
