@@ -373,6 +373,16 @@ static bool is_taken(cascade_store *store)
     return taken;
 }
 
+static bool is_replacing(cascade_store *store)
+{
+    bool replacing;
+
+    pthread_mutex_lock(&store->lock);
+    replacing = store->replacing > 0;
+    pthread_mutex_unlock(&store->lock);
+    return replacing;
+}
+
 static void end(cascade_store *store, compactor *c, int code)
 {
     if (code) {
@@ -415,6 +425,10 @@ static int finish(cascade_store *store, compactor *c)
     csc_mark("compact: looked");
     if (code || c->count || is_taken(store))
         return code;
+    if (is_replacing(store)) { /* not for long; it is no failure of who asked for it */
+        end(store, c, csc_fail(CASCADE_EAGAIN, "a record that may be torn is being written anew"));
+        return 0;
+    }
     code = csc_compact_move_binds(store, c);
     /* What else was removed must stay so before a delete is judged by it. */
     if (code == 0)

@@ -62,6 +62,7 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
          * its place there, and its keys. */
         if (unsure) {
             csc_content_send_down(store, number);
+            csc_content_replaces(store, number);
         } else {
             csc_content_take_file(store, equal, number);
             csc_dirty_remove(store, number);

@@ -131,7 +131,8 @@ void csc_dirty_remove(cascade_store *store, uint32_t number)
 
     if (!(state->flags & CSC_CS_DIRTY))
         return;
-    state->flags &= (uint16_t)~CSC_CS_DIRTY;
+    store->replacing -= (state->flags & CSC_CS_REPLACES) != 0;
+    state->flags &= (uint16_t) ~(CSC_CS_DIRTY | CSC_CS_REPLACES);
     if (state->dirty_previous)
         store->content_states[state->dirty_previous - 1].dirty_next = state->dirty_next;
     else
@@ -141,6 +142,14 @@ void csc_dirty_remove(cascade_store *store, uint32_t number)
     else
         store->dirty_tail = state->dirty_previous;
     store->dirty_bytes -= csc_content_bytes(csc_content_at(store, number));
+}
+
+void csc_content_replaces(cascade_store *store, uint32_t number)
+{
+    csc_content_state *state = &store->content_states[number];
+
+    store->replacing += !(state->flags & CSC_CS_REPLACES);
+    state->flags |= CSC_CS_REPLACES;
 }
 
 void csc_content_send_down(cascade_store *store, uint32_t number)

@@ -87,11 +87,12 @@ typedef struct csc_key_state {
 } csc_key_state;
 
 enum {
-    CSC_CS_DIRTY = 1,           /* in the dirty list */
-    CSC_CS_HASHING = 2,         /* in the hash queue or with a worker */
-    CSC_CS_WRITING = 4,         /* in the write queue or with the writer */
-    CSC_CS_LOADING = 8,         /* coming from the file tier */
-    CSC_CS_TRANSIT = 16,        /* refused by the policy: leaves as soon as it is clean */
+    CSC_CS_DIRTY = 1,     /* in the dirty list */
+    CSC_CS_HASHING = 2,   /* in the hash queue or with a worker */
+    CSC_CS_WRITING = 4,   /* in the write queue or with the writer */
+    CSC_CS_LOADING = 8,   /* coming from the file tier */
+    CSC_CS_TRANSIT = 16,  /* refused by the policy: leaves as soon as it is clean */
+    CSC_CS_REPLACES = 32, /* until it is written, what it was merged with is the copy that counts */
     CSC_CS_TRANSIT_QUEUED = 64, /* lies in the transit queue, whatever became of it */
     CSC_CS_SEALED = 128,        /* while a store is opened: its place is in a sealed segment */
     CSC_CS_UNSURE = 256,        /* the record written last may be torn: it is written again from dram */
@@ -193,6 +194,7 @@ struct cascade_store {
     struct csc_errand *errand;       /* waits for the writer, or is under way; NULL: none */
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     bool segment_taken;              /* a place in it changed hands */
+    uint32_t replacing;              /* contents that replace a dead owner's record: no segment goes */
     _Atomic bool has_shed;           /* or had: others' records are looked for before one goes */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
@@ -375,6 +377,9 @@ void csc_dirty_remove(cascade_store *store, uint32_t number);
 /** A live content is dirty from here on, and on its way: to the hash queue, or to the writer if its
  * digest is known. */
 void csc_content_send_down(cascade_store *store, uint32_t number);
+/** A dirty content that a flushed one, whose record may be torn, was merged into: until it is written no
+ * segment goes, for that record may be the only one. */
+void csc_content_replaces(cascade_store *store, uint32_t number);
 /** The file copy is damaged, the one in dram is not: that one is written anew, with binds that are later
  * than those of the damaged one, so that an open finds the keys and reads this copy. */
 void csc_content_write_again(cascade_store *store, uint32_t number);
