@@ -209,6 +209,40 @@ static void a_torn_copy_is_not_what_a_drop_leaves(void **state)
     st_close(&store);
 }
 
+/* Nor for one that dram held longest: it is counted when it leaves that. */
+static void a_torn_copy_is_not_what_a_shed_block_leaves(void **state)
+{
+    static const uint8_t zeros[HEADER];
+    cascade_options options = st_options();
+    cascade_verify_report report;
+    cascade_store *store;
+    const cascade_key key = st_key(1);
+    uint64_t filler = 100;
+    cascade_info info;
+    int fd;
+
+    (void)state;
+    st_in_child(die_copying_one, NULL, -SIGKILL);
+    assert_int_equal(st_segment_count(), 2);
+    st_lose_memory();
+    fd = open(st_segment_path(1), O_WRONLY);
+    assert_true(fd >= 0);
+    assert_int_equal(pwrite(fd, zeros, sizeof zeros, 4 * HEADER), (ssize_t)sizeof zeros);
+    close(fd);
+    options.file_budget_bytes = 2 * ST_MIB;
+    store = st_open_with(options);
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    while (cascade_block_info(store, &key, &info) == 0 && filler < 300) {
+        assert_int_equal(st_put(store, filler, filler, BYTES, 0, CASCADE_PUT_DURABLE), 0);
+        filler++;
+        assert_int_equal(cascade_store_verify(store, &report, NULL, NULL), 0);
+    }
+    assert_in_range(filler, 101, 299);
+    assert_int_equal(st_stats(store).tiers[CASCADE_TIER_FILE].quarantined, 0);
+    assert_in_range(st_stats(store).tiers[CASCADE_TIER_FILE].drops, 1, 200);
+    st_close(&store);
+}
+
 static void die_writing_one(void *context)
 {
     cascade_store *store = st_open();
@@ -284,6 +318,7 @@ int main(void)
         CASE(a_torn_copy_takes_no_space),
         CASE(published_records_are_trusted),
         CASE(a_torn_copy_is_not_what_a_drop_leaves),
+        CASE(a_torn_copy_is_not_what_a_shed_block_leaves),
         CASE(a_put_is_not_durable_by_a_torn_record),
         CASE(a_content_is_not_durable_by_a_torn_record),
         CASE(the_first_content_stays),
