@@ -148,8 +148,11 @@ int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *
 
         if (code == 0)
             return 0;
-        if (atomic_load(&store->has_shed))
-            (void)csc_discover(store); /* what others have too is read there, and not deleted */
+        /* What others have too is read there, and not deleted. */
+        if (atomic_load(&store->has_shed) && request->may_wait)
+            (void)csc_discover(store);
+        else if (atomic_load(&store->has_shed) && csc_discover_later(store, csc_clock_ns()))
+            return csc_fail(CASCADE_ENOSPC, "dram has no room before others' records are looked for");
         pthread_mutex_lock(&store->lock);
         freed = make_room(store, request, &asked);
         evicted += freed;
