@@ -228,8 +228,11 @@ static int read_more(csc_segment_loading *l, const known *k)
             rc = csc_segment_scan_records(l);
         else if (rc == 0)
             rc = csc_io_sync_directory(l->t->io, l->t->directory);
-        if (rc == 0 && !sound && k->item->ours_whole)
-            rc = csc_segment_take_over(l, &k->name);
+        if (rc == 0 && !sound && k->item->ours_whole && (rc = csc_segment_take_over(l, &k->name)) != 0) {
+            pthread_mutex_lock(&l->t->lock);
+            k->item->ours_whole = false; /* another sync would only seem to work */
+            pthread_mutex_unlock(&l->t->lock);
+        }
         note_progress(l, begun, rc == 0, sound);
     }
     csc_segment_file_release(l->t, l->file);
