@@ -46,6 +46,17 @@ bool csc_deleted_hides(const cascade_store *store, const csc_binding *binding);
 
 int csc_discovery_make(cascade_store *store);
 void csc_discovery_destroy(cascade_store *store);
+/** Reads and enters what was written since the last look. Any code but 0: not all of it is known. The
+ * discovering thread only, no lock held. */
+int csc_discover_look(cascade_store *store);
+/** Whether a place is in a segment that another handle is writing, or in none: it does not make a block
+ * that was put here a stored one. */
+bool csc_place_is_weak(const cascade_store *store, const csc_place *place);
+/** Whether the record of a key's binding is another rank's, or another node's, or gone. Lock held. */
+bool csc_key_is_foreign(const cascade_store *store, uint32_t number);
+
+/* ---- discover_when.c: when the store looks for that ---------------------------------------------- */
+
 /** After a miss: true if it is worth looking again, because what others wrote was read meanwhile. Waits
  * for that if it is time; at most for the I/O deadline after it was asked for. No lock or guard held. */
 bool csc_discover(cascade_store *store);
@@ -61,11 +72,6 @@ bool csc_discover_later(cascade_store *store, uint64_t now_ns);
 /** The keeper's part of that. Lock held. */
 void csc_discover_if_wanted(cascade_store *store);
 void *csc_discover_main(void *store);
-/** Whether a place is in a segment that another handle is writing, or in none: it does not make a block
- * that was put here a stored one. */
-bool csc_place_is_weak(const cascade_store *store, const csc_place *place);
-/** Whether the record of a key's binding is another rank's, or another node's, or gone. Lock held. */
-bool csc_key_is_foreign(const cascade_store *store, uint32_t number);
 
 /* ---- copies.c: while a store is opened ---------------------------------------------------------- */
 
