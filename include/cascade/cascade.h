@@ -258,7 +258,8 @@ typedef struct cascade_put {
  * Binds `put->key` to the bytes of `put->block` and copies them into dram, in one pass. The block is
  * readable by all at return; digest, dedup and the file copy follow behind. A bound key: nothing is
  * copied or hashed, `existed` is set, returns 0 (if lengths differ the conflict is counted and the
- * first content stays). Blocks for at most `put_wait_ms` when all of dram is waiting for the disk.
+ * first content stays). Blocks for at most `put_wait_ms` when all of dram is waiting for the disk,
+ * or for a look at what others wrote before it goes.
  * Errors: CASCADE_EINVAL (also for a key that is its own parent or ancestor), CASCADE_ETOOBIG,
  * CASCADE_ENOSPC (nothing stored is harmed), CASCADE_ECONFLICT (CASCADE_PUT_VERIFY only),
  * CASCADE_ETIMEDOUT, CASCADE_ENOSLOT, CASCADE_EAGAIN (with DURABLE also: the key is bound to a block of

@@ -67,8 +67,14 @@ bool csc_discover_now(cascade_store *store);
 /** The same if one of the reads found damage or nothing: another node may have moved the block, or have
  * it too, and then it is read there, and no delete is written for it. True if none did. */
 bool csc_discover_if_bad(cascade_store *store, const csc_tier_read *reads, size_t count);
-/** The same for whoever cannot wait: true if it is time. */
+/** For whoever cannot wait: true if it is time, and the keeper will see to it. */
 bool csc_discover_later(cascade_store *store, uint64_t now_ns);
+/** The same under the lock, in steps: whether it is time; to have it look, or let a look under way end,
+ * which is so when `looks_done` has reached the result, and `progress` tells of that; and whether that
+ * takes so long that who can do without should. Lock held. */
+bool csc_discover_is_due(const cascade_store *store, uint64_t now_ns);
+uint64_t csc_discover_ask(cascade_store *store);
+bool csc_discover_is_slow(const cascade_store *store);
 /** The keeper's part of that. Lock held. */
 void csc_discover_if_wanted(cascade_store *store);
 void *csc_discover_main(void *store);

@@ -12,7 +12,7 @@
 #define SLOW_NS     UINT64_C(250000000)
 #define SLOW_FACTOR 9u
 
-static bool is_due(const cascade_store *store, uint64_t now_ns)
+bool csc_discover_is_due(const cascade_store *store, uint64_t now_ns)
 {
     return now_ns >= atomic_load_explicit(&store->look_due_ns, memory_order_relaxed);
 }
@@ -28,7 +28,7 @@ static uint64_t pause_after(const cascade_store *store, uint64_t took_ns)
 
 bool csc_discover_later(cascade_store *store, uint64_t now_ns)
 {
-    if (!is_due(store, now_ns))
+    if (!csc_discover_is_due(store, now_ns))
         return false;
     atomic_store_explicit(&store->look_wanted, true, memory_order_relaxed);
     return true;
@@ -43,10 +43,21 @@ static void ask(cascade_store *store)
     pthread_cond_signal(&store->discover_work);
 }
 
+uint64_t csc_discover_ask(cascade_store *store)
+{
+    ask(store);
+    return store->looks_done + 1;
+}
+
+bool csc_discover_is_slow(const cascade_store *store)
+{
+    return store->look_asked && csc_clock_ns() >= store->look_asked_ns + SLOW_NS;
+}
+
 void csc_discover_if_wanted(cascade_store *store)
 {
     if (atomic_exchange_explicit(&store->look_wanted, false, memory_order_relaxed) &&
-        is_due(store, csc_clock_ns()))
+        csc_discover_is_due(store, csc_clock_ns()))
         ask(store);
 }
 
@@ -69,10 +80,10 @@ bool csc_discover(cascade_store *store)
     uint64_t now_ns = csc_clock_ns();
     bool done = true;
 
-    if (!is_due(store, now_ns))
+    if (!csc_discover_is_due(store, now_ns))
         return false;
     pthread_mutex_lock(&store->lock);
-    if (is_due(store, now_ns)) /* else another thread had it look meanwhile */
+    if (csc_discover_is_due(store, now_ns)) /* else another thread had it look meanwhile */
         done = wait_for(store, store->looks_done + 1);
     pthread_mutex_unlock(&store->lock);
     return done;

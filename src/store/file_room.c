@@ -42,10 +42,8 @@ static void drop(cascade_store *store, uint32_t number, bool is_old)
     static const csc_place nowhere;
 
     csc_content_set_file(store, number, &nowhere);
-    if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT) && !store->closing) {
-        atomic_store(&store->has_shed, true);
+    if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT) && !store->closing)
         return;
-    }
     if (!is_old && csc_copies_use_foreign(store, number))
         return;
     csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);

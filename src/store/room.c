@@ -9,6 +9,10 @@
  * A block whose file copy the budget took is clean too, and gone when it leaves: the file policy, which
  * hears of the same reads, has valued it less than all that files hold. Written again it would push out
  * another, which dram may hold as well, and so on: where dram is larger than the budget that has no end.
+ *
+ * What others have too is read there, and not deleted: such a block goes only after a look at what they
+ * wrote. A look is short, and what the policy would rather keep is not to go for want of one; but where
+ * it takes long, or a put may wait no longer, such blocks are passed over.
  */
 #include "base/clock.h"
 #include "base/fail.h"
@@ -22,17 +26,41 @@ typedef struct leave_test {
     csc_slots_view pins;
     uint64_t now_ms;
     bool leased_too;
+    bool has_looked;
+    bool pass_over;  /* what waits for a look */
+    bool wants_look; /* result */
 } leave_test;
+
+/* Whether a block that may leave has to wait for a look. */
+static bool waits(leave_test *test, uint32_t number)
+{
+    bool it_does = !test->has_looked && csc_content_is_shed(test->store, number);
+
+    test->wants_look |= it_does;
+    return it_does;
+}
 
 static bool may_leave(void *context, uint32_t number)
 {
-    const leave_test *test = context;
+    leave_test *test = context;
     const csc_content_entry *entry = csc_content_at(test->store, number);
 
-    return csc_content_has(entry, CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) &&
-           !(test->store->content_states[number].flags & CSC_CS_DIRTY) &&
-           test->store->content_states[number].busy == 0 && !csc_slots_view_pins(&test->pins, number) &&
-           (test->leased_too || !csc_lease_holds(entry, test->now_ms));
+    if (!csc_content_has(entry, CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) ||
+        (test->store->content_states[number].flags & CSC_CS_DIRTY) ||
+        test->store->content_states[number].busy || csc_slots_view_pins(&test->pins, number) ||
+        (!test->leased_too && csc_lease_holds(entry, test->now_ms)))
+        return false;
+    return !test->pass_over || !waits(test, number);
+}
+
+/* Whether what others wrote is known well enough for a shed block to go. A look that the request asked
+ * for is good for one attempt, also where the next is due already. */
+static bool has_looked(const cascade_store *store, csc_room_request *request)
+{
+    if (request->look == 0 || store->looks_done < request->look)
+        return !csc_discover_is_due(store, csc_clock_ns());
+    request->look = 0;
+    return true;
 }
 
 /* Takes a block out of dram that may leave. False: a pin came in between. */
@@ -57,7 +85,7 @@ static uint64_t evict_transit(cascade_store *store, leave_test *test, uint64_t b
             freed += size; /* reclaimed with the retired */
         } else if (!(store->content_states[number].flags & CSC_CS_TRANSIT)) {
             continue;
-        } else if (may_leave(test, number) && leave(store, number)) {
+        } else if (may_leave(test, number) && !waits(test, number) && leave(store, number)) {
             freed += size;
         } else {
             csc_transit_push(store, number);
@@ -71,7 +99,9 @@ static uint64_t make_room(cascade_store *store, csc_room_request *request, bool 
 {
     leave_test test = {.store = store,
                        .pins = {.pins = store->pins, .room = CSC_PINS_MAX},
-                       .now_ms = csc_clock_coarse_ms()};
+                       .now_ms = csc_clock_coarse_ms(),
+                       .has_looked = has_looked(store, request),
+                       .pass_over = request->hurry || csc_discover_is_slow(store)};
     uint64_t freed, capacity = csc_arena_capacity(store->arena);
     bool ticked = false;
 
@@ -107,24 +137,33 @@ static uint64_t make_room(cascade_store *store, csc_room_request *request, bool 
         if (request->refused && (!(request->may_wait || request->ahead) ||
                                  store->transit_bytes > capacity / CSC_TRANSIT_SHARE))
             break;
+        if (waits(&test, victim))
+            break;
         if (leave(store, victim))
             freed += csc_content_bytes(csc_content_at(store, victim));
         else
             csc_slots_look(&store->slots, &test.pins); /* a pin came in between: look again */
     }
+    if (test.wants_look && request->look == 0)
+        request->look = csc_discover_ask(store);
     return freed;
 }
 
-/* Nothing can leave now: waits for the writer, or says why that is no use. A pin that ends tells nobody,
- * so the wait is in steps. Lock held. */
+/* Nothing can leave now: waits for the writer or a look, or says why that is no use. A pin that ends
+ * tells nobody, so the wait is in steps. Lock held. */
 static int wait_for_room(cascade_store *store, const csc_room_request *request, uint64_t deadline_ns)
 {
-    uint64_t now_ns = csc_clock_ns(), step_ns = now_ns + WAIT_STEP_NS;
+    uint64_t step_ns = csc_clock_ns() + WAIT_STEP_NS;
 
-    if (store->file_error)
+    if (store->file_error && request->look == 0)
         return csc_fail(CASCADE_ENOSPC, "dram is full and the file tier refuses writes (%s)",
                         store->file_error_text);
-    if (now_ns >= deadline_ns)
+    if (request->hurry && request->look)
+        return csc_fail(CASCADE_ETIMEDOUT,
+                        "dram has no room for %llu bytes: others may have what could go, and their "
+                        "records could not be looked for in time",
+                        (unsigned long long)request->bytes);
+    if (request->hurry)
         return csc_fail(store->dirty_bytes ? CASCADE_ETIMEDOUT : CASCADE_ENOSPC,
                         "dram has no room for %llu bytes: %llu bytes wait for the disk, the rest is "
                         "pinned or not to be had",
@@ -148,19 +187,16 @@ int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *
 
         if (code == 0)
             return 0;
-        /* What others have too is read there, and not deleted. */
-        if (atomic_load(&store->has_shed) && request->may_wait)
-            (void)csc_discover(store);
-        else if (atomic_load(&store->has_shed) && csc_discover_later(store, csc_clock_ns()))
-            return csc_fail(CASCADE_ENOSPC, "dram has no room before others' records are looked for");
+        request->hurry = csc_clock_ns() >= deadline_ns;
         pthread_mutex_lock(&store->lock);
         freed = make_room(store, request, &asked);
         evicted += freed;
         code = 0;
         if (freed == 0) {
-            /* Many pieces are better than no room, but the writer may soon let better room go. */
-            bool patient = request->may_wait && store->dirty_bytes && !store->file_error &&
-                           csc_clock_ns() < deadline_ns && waits++ < FEW_PIECES_WAITS;
+            /* Many pieces are better than no room, but better room may soon be had. */
+            bool promising = request->look || (store->dirty_bytes && !store->file_error);
+            bool patient =
+                request->may_wait && promising && !request->hurry && waits++ < FEW_PIECES_WAITS;
 
             if (!patient && csc_arena_allocate(store->arena, request->bytes, 0, extents) == 0) {
                 pthread_mutex_unlock(&store->lock);
@@ -179,17 +215,17 @@ int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *
 void csc_room_keep(cascade_store *store)
 {
     uint64_t capacity = csc_arena_capacity(store->arena), used = csc_arena_used(store->arena);
-    csc_room_request request = {.item = CSC_NUMBER_NONE, .forced = true};
+    csc_room_request request = {.item = CSC_NUMBER_NONE, .forced = true, .look = store->keeper_look};
     bool asked = true;
 
+    store->keeper_look = 0; /* of use at once or not at all */
     csc_touches_pass_on(store);
     csc_entries_reclaim(store);
     if (used <= capacity / 100 * store->config.watermark_high_pct ||
         store->config.watermark_high_pct >= 100)
         return;
-    if (atomic_load(&store->has_shed) && csc_discover_later(store, csc_clock_ns()))
-        return; /* after that look, as for a put */
     request.bytes = used - capacity / 100 * store->config.watermark_low_pct;
     if (make_room(store, &request, &asked))
         pthread_cond_broadcast(&store->progress);
+    store->keeper_look = request.look;
 }

@@ -150,36 +150,6 @@ static void a_disk_that_hangs_makes_misses(void **state)
     assert_int_equal(code, 0);
 }
 
-/* Dram is full of blocks that the budget took, so that room is made after a look only: a get that would
- * bring a block there does without. */
-static void a_get_does_not_wait_for_a_look_to_make_room(void **state)
-{
-    cascade_options options = options_of(0, false);
-
-    (void)state;
-    options.dram_bytes = 512 * ST_KIB;
-    options.file_budget_bytes = 256 * ST_KIB;
-    options.segment_bytes = 64 * ST_KIB;
-    options.policy = "lru";
-    options.io_deadline_ms = HOUR_MS;
-    here = st_open_with(options);
-    there = st_open_with(options_of(1, true));
-    put_there(1000, 1000);
-    assert_int_equal(get_later(here, 1000, 1000), 0);
-    for (uint64_t i = 0; i < 200; i++) {
-        assert_int_equal(st_put(here, i, i, K, V, 0), 0);
-        if (i % 10 == 9)
-            assert_int_equal(cascade_store_flush(here), 0);
-    }
-    assert_false(st_info(here, 1000).in_dram);
-    assert_false(st_info(here, 150).in_file);
-    st_sleep_ms(3);
-    atomic_store(&directory_hangs, true);
-    assert_int_equal(st_get(here, 1000, 1000, K, V), 0);
-    assert_int_equal(st_get(here, 150, 150, K, V), 0);
-    atomic_store(&directory_hangs, false);
-}
-
 /* And a slow one, for which not every miss waits. */
 static void a_slow_directory_is_looked_at_less(void **state)
 {
@@ -463,21 +433,13 @@ static void both_work_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(a_miss_finds_what_the_other_flushed),
-        CASE(many_gets_find_it_too),
-        CASE(a_match_finds_it_in_a_while),
-        CASE(lookups_list_no_directory),
-        CASE(a_disk_that_hangs_makes_misses),
-        CASE(a_get_does_not_wait_for_a_look_to_make_room),
-        CASE(a_slow_directory_is_looked_at_less),
-        CASE(one_look_is_for_all_who_miss),
-        CASE(binds_without_bytes),
-        CASE(a_bind_before_its_content),
-        CASE(two_nodes_of_one_rank),
-        CASE(a_removed_segment_is_a_miss),
-        CASE(a_segment_removed_under_a_reader),
-        CASE(moved_blocks_are_found_again),
-        CASE(both_work_at_once),
+        CASE(a_miss_finds_what_the_other_flushed), CASE(many_gets_find_it_too),
+        CASE(a_match_finds_it_in_a_while),         CASE(lookups_list_no_directory),
+        CASE(a_disk_that_hangs_makes_misses),      CASE(a_slow_directory_is_looked_at_less),
+        CASE(one_look_is_for_all_who_miss),        CASE(binds_without_bytes),
+        CASE(a_bind_before_its_content),           CASE(two_nodes_of_one_rank),
+        CASE(a_removed_segment_is_a_miss),         CASE(a_segment_removed_under_a_reader),
+        CASE(moved_blocks_are_found_again),        CASE(both_work_at_once),
     };
 
     return cmocka_run_group_tests_name("store, two nodes find", tests, NULL, NULL);

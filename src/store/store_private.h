@@ -195,7 +195,6 @@ struct cascade_store {
     uint32_t segment_leaving;        /* 1 + index of the segment that goes in a moment, 0: none */
     bool segment_taken;              /* a place in it changed hands */
     uint32_t replacing;              /* contents that replace a dead owner's record: no segment goes */
-    _Atomic bool has_shed;           /* or had: others' records are looked for before one goes */
     uint64_t attempts;               /* rounds the writer began */
     uint64_t attempts_failed;        /* the last round that failed */
     int file_error;                  /* of the last failed round while degraded, else 0 */
@@ -227,6 +226,7 @@ struct cascade_store {
     int look_code;                /* of the last one */
     _Atomic uint64_t look_due_ns; /* not before that */
     _Atomic bool look_wanted;     /* by a match; the keeper sees to it */
+    uint64_t keeper_look;         /* that the keeper itself needs to make room; 0: none */
 
     pthread_t hash_threads[64], writer_thread, loader_thread, keeper_thread, scrub_thread,
         discover_thread;
@@ -395,7 +395,9 @@ typedef struct csc_room_request {
     bool may_wait; /* up to put_wait_ms */
     bool ahead; /* nobody asked yet: if refused, only passes through; never takes a leased block's place
                  */
-    bool refused; /* result: the policy would rather keep what is there */
+    bool hurry; /* its time is over */
+    uint64_t look; /* the one after which a shed block may make way, 0: none was asked for */
+    bool refused;  /* result: the policy would rather keep what is there */
 } csc_room_request;
 
 /** Takes pages, evicting as need be. No lock held. A refused request that may not wait gets no pages:

@@ -36,6 +36,8 @@ void tear(const char *path, uint8_t kept[64], bool mend);
 
 /** While it is set, nobody can list the store's directory. */
 extern _Atomic bool directory_hangs;
+/** How many are trying to. */
+extern _Atomic unsigned directory_waiters;
 /** So long each listing takes. */
 extern _Atomic unsigned directory_takes_ms;
 
