@@ -256,6 +256,19 @@ void csc_content_take_file(cascade_store *store, uint32_t from, uint32_t to)
     store->content_states[to].used_s = store->content_states[from].used_s;
 }
 
+/* Its bytes are in dram no more, or are nobody's. */
+static void count_out(cascade_store *store, uint32_t number)
+{
+    csc_content_state *state = &store->content_states[number];
+    uint64_t bytes = csc_content_bytes(csc_content_at(store, number));
+
+    store->resident_count--;
+    store->resident_bytes -= bytes;
+    if (state->flags & CSC_CS_TRANSIT)
+        store->transit_bytes -= bytes;
+    state->flags &= (uint16_t)~CSC_CS_TRANSIT;
+}
+
 /* The last key is gone. */
 void csc_content_drop(cascade_store *store, uint32_t number)
 {
@@ -272,12 +285,8 @@ void csc_content_drop(cascade_store *store, uint32_t number)
     csc_mark("content: doomed");
     if (state & CSC_CONTENT_DIGEST)
         unlink_entry(store, &store->index.content_list, number);
-    if (state & CSC_CONTENT_RESIDENT) {
-        store->resident_count--;
-        store->resident_bytes -= csc_content_bytes(entry);
-        if (store->content_states[number].flags & CSC_CS_TRANSIT)
-            store->transit_bytes -= csc_content_bytes(entry);
-    }
+    if (state & CSC_CONTENT_RESIDENT)
+        count_out(store, number);
     csc_policy_forget(store->policy, number);
     csc_content_set_file(store, number, &nowhere);
     if (store->file_policy)
@@ -418,29 +427,31 @@ void csc_content_now_resident(cascade_store *store, uint32_t number, bool refuse
     csc_transit_push(store, number);
 }
 
+/* False: a pin came, and it stays. The reader's order is pin, then look at the state; ours is state,
+ * then look at the pins: one of us sees the other. */
+static bool hide(cascade_store *store, uint32_t number)
+{
+    csc_content_entry *entry = csc_content_at(store, number);
+
+    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);
+    csc_mark("evict: not resident");
+    if (!csc_slots_pinned(&store->slots, number))
+        return true;
+    atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
+    return false;
+}
+
 bool csc_content_evict(cascade_store *store, uint32_t number)
 {
     csc_content_entry *entry = csc_content_at(store, number);
-    csc_content_state *state = &store->content_states[number];
 
-    /* The reader's order is pin, then look at the state; ours is state, then look at the pins: one of us
-     * sees the other. */
-    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_RESIDENT);
-    csc_mark("evict: not resident");
-    if (csc_slots_pinned(&store->slots, number)) {
-        atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT);
+    if (!hide(store, number))
         return false;
-    }
     csc_content_used(store, number);
-    state->flags &= (uint16_t)~CSC_CS_DAMAGED;
+    store->content_states[number].flags &= (uint16_t)~CSC_CS_DAMAGED;
     edges(store, number, CASCADE_TIER_DRAM, edge_down);
     csc_policy_evict(store->policy, number);
-    store->resident_count--;
-    store->resident_bytes -= csc_content_bytes(entry);
-    if (state->flags & CSC_CS_TRANSIT) {
-        state->flags &= (uint16_t)~CSC_CS_TRANSIT;
-        store->transit_bytes -= csc_content_bytes(entry);
-    }
+    count_out(store, number);
     csc_arena_free(store->arena, &entry->dram);
     csc_mark("evict: pages free");
     csc_count(&store->counters.evictions[CASCADE_TIER_DRAM], 1);
@@ -449,11 +460,12 @@ bool csc_content_evict(cascade_store *store, uint32_t number)
 
 bool csc_content_discard(cascade_store *store, uint32_t number)
 {
-    csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
-    csc_content_lose(store, number, true);
-    /* The order is that of an eviction; what a retired entry waits for is not to keep its pages. */
-    if (csc_slots_pinned(&store->slots, number))
+    if (!hide(store, number))
         return false;
+    csc_count(&store->counters.drops[CASCADE_TIER_FILE], 1);
+    count_out(store, number);
+    csc_content_lose(store, number, true);
+    /* What a retired entry waits for is not to keep its pages. */
     csc_arena_free(store->arena, &csc_content_at(store, number)->dram);
     return true;
 }

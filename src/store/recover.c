@@ -52,8 +52,9 @@ static void adopt_content(cascade_store *store, uint32_t number)
         bury(store, number);
         return;
     }
-    /* Killed while it was leaving dram, with a reader that lives: it stays. */
-    if (!(state & CSC_CONTENT_RESIDENT) && entry->dram.count && csc_slots_pinned(&store->slots, number))
+    /* Killed while it was leaving dram, with a reader that lives, or with no other copy: it stays. */
+    if (!(state & CSC_CONTENT_RESIDENT) && entry->dram.count &&
+        (csc_slots_pinned(&store->slots, number) || !csc_place_is_set(&store->places_then[number])))
         state = atomic_fetch_or(&entry->state, CSC_CONTENT_RESIDENT) | CSC_CONTENT_RESIDENT;
     if (!(state & CSC_CONTENT_RESIDENT)) {
         entry->dram = (csc_extents){0};

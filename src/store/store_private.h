@@ -299,7 +299,7 @@ void csc_content_now_resident(cascade_store *store, uint32_t number, bool refuse
 /** Takes a clean, unpinned, idle content out of dram; false if a pin came meanwhile. */
 bool csc_content_evict(cascade_store *store, uint32_t number);
 /** Takes a shed one, unpinned and idle, out of dram and so out of the store, counted; false if a pin
- * came meanwhile: its pages go with that. */
+ * came meanwhile. */
 bool csc_content_discard(cascade_store *store, uint32_t number);
 /** A content without keys is no block any more; its pages go when no reader looks at them. */
 void csc_content_drop(cascade_store *store, uint32_t number);

@@ -261,6 +261,46 @@ static void a_view_keeps_its_bytes(void **state)
     st_close(&store);
 }
 
+enum { READ_LATE = 5 };
+static cascade_store *read_late;
+static cascade_view *late_view;
+
+/* While the first goes, when who is pinned has been looked at for all. */
+static void view_at_the_first(const char *name)
+{
+    cascade_key key = st_key(READ_LATE);
+
+    if (strcmp(name, "delete: key unbound") == 0 && !late_view)
+        (void)cascade_block_view(read_late, &key, &late_view);
+}
+
+/* As it would if files held it. */
+static void one_that_is_read_meanwhile_stays(void **state)
+{
+    enum { LARGE = 100 * 1024, COUNT = 2 }; /* there is room for the first */
+    cascade_store *store = st_open_with(shed_options());
+    int codes[COUNT];
+
+    (void)state;
+    assert_true(put_first(store, FEW));
+    assert_int_equal(cascade_store_flush(store), 0);
+    assert_false(st_info(store, READ_LATE).in_file);
+    read_late = store;
+    late_view = NULL;
+    atomic_store(&csc_mark_hook_now, view_at_the_first);
+    for (uint64_t i = 0; i < COUNT; i++)
+        codes[i] = st_put(store, MANY + i, MANY + i, LARGE, 0, 0);
+    atomic_store(&csc_mark_hook_now, NULL);
+    for (int i = 0; i < COUNT; i++)
+        assert_int_equal(codes[i], 0);
+    assert_non_null(late_view);
+    assert_true(st_view_is(late_view, READ_LATE, BLOCK, 0));
+    cascade_view_release(store, &late_view);
+    assert_int_equal(st_get(store, READ_LATE, READ_LATE, BLOCK, 0), 0);
+    assert_int_equal(st_get(store, READ_LATE + 1, READ_LATE + 1, BLOCK, 0), CASCADE_MISS);
+    st_close(&store);
+}
+
 /* ---- kills ----------------------------------------------------------------------------------- */
 
 static const char *mark_wanted;
@@ -285,8 +325,8 @@ static void churn_and_die(void *context)
 /* What goes is there or is not, and nothing of it counts as lost. */
 static void killed_while_they_go(void **state)
 {
-    static const char *marks[] = {"delete: sequence written", "delete: key unbound", "content: doomed",
-                                  "content: freed"};
+    static const char *marks[] = {"evict: not resident", "delete: sequence written",
+                                  "delete: key unbound", "content: doomed", "content: freed"};
 
     (void)state;
     for (size_t i = 0; i < sizeof marks / sizeof marks[0]; i++) {
@@ -316,7 +356,8 @@ int main(void)
         CASE(a_flush_writes_none),    CASE(what_is_put_again_is_written),
         CASE(a_close_writes_them),    CASE(a_churn_writes_each_block_once),
         CASE(what_went_stays_away),   CASE(a_large_put_finds_room),
-        CASE(a_view_keeps_its_bytes), CASE(killed_while_they_go),
+        CASE(a_view_keeps_its_bytes), CASE(one_that_is_read_meanwhile_stays),
+        CASE(killed_while_they_go),
     };
 
     return cmocka_run_group_tests_name("store shed", tests, NULL, NULL);
