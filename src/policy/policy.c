@@ -336,3 +336,24 @@ bool csc_policy_refuses(const csc_policy *policy, uint32_t victim, uint32_t item
     value = csc_hazard_value_if_used(policy->hazard, known ? &policy->items.at[item].mark : NULL, tail);
     return value_of(policy, victim) > value / weight(bytes);
 }
+
+csc_policy_worth csc_policy_worth_of(const csc_policy *policy, uint32_t item)
+{
+    item_list list = csc_items_list(&policy->items, item);
+
+    if (list == LIST_NONE)
+        return (csc_policy_worth){.age = UINT64_MAX};
+    return (csc_policy_worth){.is_protected = list == LIST_PROTECTED,
+                              .value = policy->hazard ? value_of(policy, item)
+                                                      : 0, /* 0 for all until it has learned */
+                              .age = policy->clock - policy->items.at[item].mark.last};
+}
+
+int csc_policy_worth_compare(const csc_policy_worth *a, const csc_policy_worth *b)
+{
+    if (a->is_protected != b->is_protected)
+        return a->is_protected ? 1 : -1;
+    if (a->value != b->value)
+        return a->value < b->value ? -1 : 1;
+    return (a->age < b->age) - (a->age > b->age);
+}

@@ -87,6 +87,18 @@ uint32_t csc_policy_victim(csc_policy *policy, csc_policy_filter filter, void *c
 bool csc_policy_refuses(const csc_policy *policy, uint32_t victim, uint32_t item, uint64_t bytes,
                         bool tail);
 
+/** What an item earns where it is; of policies of one kind that tick together, as those of two tiers. */
+typedef struct csc_policy_worth {
+    bool is_protected;
+    float value;
+    uint64_t age; /* in ticks: counts where all else is equal */
+} csc_policy_worth;
+
+/** Of an item that is not known: the least. Its children do not count. */
+csc_policy_worth csc_policy_worth_of(const csc_policy *policy, uint32_t item);
+/** Below 0: `a` is worth less than `b`; 0: as much. */
+int csc_policy_worth_compare(const csc_policy_worth *a, const csc_policy_worth *b);
+
 uint32_t csc_policy_resident_count(const csc_policy *policy);
 /** At most 16 times the capacity; 0 for policies that do not learn. */
 uint32_t csc_policy_ghost_count(const csc_policy *policy);

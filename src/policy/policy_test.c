@@ -164,6 +164,32 @@ static void test_filter_finds_the_one_that_may_go(void **state)
     }
 }
 
+/* Before anything is learned by age, then by value a byte; what is protected above all. */
+static void test_worth(void **state)
+{
+    csc_policy *policy = make(CSC_POLICY_PUBLISHED, 100);
+    csc_policy_worth old, young, kept, unknown;
+
+    (void)state;
+    csc_policy_tick(policy);
+    insert(policy, 0);
+    assert_int_equal(csc_policy_insert(policy, 1, 1, false, true), CASCADE_OK);
+    csc_policy_tick(policy);
+    insert(policy, 2);
+    old = csc_policy_worth_of(policy, 0);
+    kept = csc_policy_worth_of(policy, 1);
+    young = csc_policy_worth_of(policy, 2);
+    unknown = csc_policy_worth_of(policy, 77);
+    assert_true(csc_policy_worth_compare(&old, &young) < 0);
+    assert_true(csc_policy_worth_compare(&young, &kept) < 0);
+    assert_true(csc_policy_worth_compare(&kept, &young) > 0);
+    assert_true(csc_policy_worth_compare(&unknown, &old) < 0);
+    assert_int_equal(csc_policy_worth_compare(&old, &old), 0);
+    old.value = 1; /* as a policy that learns says */
+    assert_true(csc_policy_worth_compare(&old, &young) > 0);
+    csc_policy_destroy(&policy);
+}
+
 static void test_published_protects_shared(void **state)
 {
     csc_policy *policy = make(CSC_POLICY_PUBLISHED, 100);
@@ -385,6 +411,7 @@ int main(void)
         cmocka_unit_test(test_tail_leaves_first_without_a_forest),
         cmocka_unit_test(test_request_at_hand_stays),
         cmocka_unit_test(test_filter_finds_the_one_that_may_go),
+        cmocka_unit_test(test_worth),
         cmocka_unit_test(test_published_protects_shared),
         cmocka_unit_test(test_ghosts_are_bounded),
         cmocka_unit_test(test_a_used_ghost_is_kept_longer),
