@@ -32,6 +32,11 @@ uint32_t csc_spares_max(const cascade_store *store)
            settings->segment_bytes <= settings->file_budget_bytes / SPARE_PARTS;
 }
 
+uint64_t csc_file_room_for_live(const cascade_store *store)
+{
+    return store->config.settings.file_budget_bytes / BUDGET_PARTS * LIVE_PARTS;
+}
+
 /* ---- dropping ------------------------------------------------------------------------------- */
 
 /* Takes the file copy away; the block goes with it if dram does not hold it, and no other rank, or if it
@@ -193,7 +198,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
 {
     uint64_t budget = store->config.settings.file_budget_bytes, part = budget / BUDGET_PARTS;
     uint64_t step = part / STEPS_A_PART;
-    uint64_t target = part * LIVE_PARTS;               /* for what lives, with what is to be written */
+    uint64_t target = csc_file_room_for_live(store);   /* for what lives, with what is to be written */
     uint64_t hurries = csc_segment_count(store->file); /* each once is enough */
     unsigned failures = 0;
     uint64_t sealed_at = UINT64_MAX; /* bytes in use then */

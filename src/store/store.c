@@ -464,20 +464,22 @@ static void end_long_calls(cascade_store *store)
     pthread_mutex_unlock(&store->lock);
 }
 
-/* What dram alone has goes to files: as much as they can hold, for more would only push that out. */
-static void send_shed_down(cascade_store *store)
+/* What was acknowledged, then what is worth its place in the files: for want of room for the latter a
+ * close does not fail. Stops the threads. */
+static int flush_and_stop(cascade_store *store)
 {
-    uint64_t budget = store->config.settings.file_budget_bytes, bytes = 0;
-    uint32_t first;
+    csc_shed shed = {0};
+    int code = flush(store), shed_code = 0;
 
-    pthread_mutex_lock(&store->lock);
-    for (first = store->contents_made; first > 0 && bytes < budget; first--)
-        if (csc_content_is_shed(store, first - 1))
-            bytes += csc_content_bytes(csc_content_at(store, first - 1));
-    for (uint32_t number = first; number < store->contents_made; number++)
-        if (csc_content_is_shed(store, number))
-            csc_content_send_down(store, number);
-    pthread_mutex_unlock(&store->lock);
+    if (code == 0) {
+        csc_shed_send_down(store, &shed);
+        shed_code = flush(store);
+    }
+    stop_threads(store);
+    if (shed_code == CASCADE_ENOSPC && csc_shed_let_go(store, &shed))
+        shed_code = 0;
+    csc_shed_end(store, &shed);
+    return code ? code : shed_code;
 }
 
 int cascade_store_close(cascade_store **slot)
@@ -499,11 +501,10 @@ int cascade_store_close(cascade_store **slot)
         return 0;
     }
     end_long_calls(store);
-    if (code == 0) {
-        send_shed_down(store);
-        code = flush(store);
-    }
-    stop_threads(store);
+    if (code == 0)
+        code = flush_and_stop(store);
+    else
+        stop_threads(store);
     if (code == 0) {
         code = csc_segment_seal(store->file);
         if (code == CASCADE_ENOSPC)
