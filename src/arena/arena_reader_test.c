@@ -114,7 +114,7 @@ static void pin_and_wait(const char *path, int ready_fd)
     csc_slots slots;
     csc_slot *slot;
 
-    alarm(30);
+    alarm(600);
     CHILD_CHECK(csc_arena_reader_open(path, &reader) == 0);
     csc_slots_attach(&slots, csc_arena_reader_base(reader), csc_arena_reader_area(reader), NULL);
     slot = csc_slot_guard(&slots);

@@ -149,7 +149,7 @@ static void die_with_child(bool closes_lock, int ready_fd)
         if (closes_lock)
             csc_arena_after_fork(arena);
         child = getpid();
-        alarm(30);
+        alarm(600);
         CHILD_CHECK(write(ready_fd, &child, sizeof child) == sizeof child);
         for (;;)
             pause();

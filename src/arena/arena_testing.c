@@ -152,7 +152,7 @@ int arena_testing_in_child(void (*body)(void *context), void *context)
 
     assert_true(child >= 0);
     if (child == 0) {
-        alarm(60); /* a child that hangs is a failure, not a stall */
+        alarm(600); /* a child that hangs is a failure, not a stall */
         body(context);
         _exit(0);
     }

@@ -116,7 +116,7 @@ static int in_child(int (*body)(void *context), void *context)
     pid_t child = fork();
 
     if (child == 0) {
-        alarm(60); /* rather a failure than a hang */
+        alarm(600); /* rather a failure than a hang */
         _exit(body(context));
     }
     assert_true(child > 0);

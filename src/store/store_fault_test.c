@@ -196,7 +196,7 @@ static void fork_in_a_round(const char *name)
         return;
     child = fork();
     if (child == 0) {
-        alarm(60); /* should nobody kill it */
+        alarm(600); /* should nobody kill it */
         while (write(stands[1], "s", 1) == 1)
             pause();
     }

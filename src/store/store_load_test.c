@@ -367,7 +367,7 @@ static void filled_pages_of_a_dropped_block(void **state)
     (void)state;
     st_close(&store);
     st_in_child(die_dropping_a_late_block, NULL, -SIGKILL);
-    store = st_open_with(grace_options());
+    store = st_open();
     assert_int_equal(dram_of(store).blocks, 0);
     assert_int_equal(dram_of(store).used_bytes, BYTES);
     assert_int_equal(st_get(store, 1, 1, BYTES, 0), CASCADE_MISS); /* deleted */
