@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Compaction, gc and the age limit: space comes back, and nothing else changes. */
+/* Compaction and gc: space comes back, and nothing else changes. */
 #include "base/mark.h"
 #include "store/store_private.h"
 #include "store/store_testing.h"
@@ -403,34 +403,6 @@ static void churn_under_a_budget(void **state)
     st_close(&store);
 }
 
-static void blocks_that_nobody_asks_for_go(void **state)
-{
-    cascade_options options = small_segments();
-    cascade_gc_report report;
-    cascade_store *store = st_open_with(options);
-
-    (void)state;
-    put_range(store, 0, 20);
-    st_close(&store);
-    options.file_age_s = 2;
-    store = st_open_with(options);
-    st_sleep_ms(1500);
-    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
-    st_sleep_ms(2000);
-    assert_int_equal(cascade_store_gc(store, true, &report, NULL, NULL), 0);
-    assert_true(report.dropped_blocks + st_stats(store).aged_blocks >= 18);
-    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
-    assert_int_equal(cascade_store_gc(store, false, &report, NULL, NULL), 0);
-    assert_int_equal(st_get(store, 7, 7, BLOCK, 0), 0);
-    assert_int_equal(st_get(store, 8, 8, BLOCK, 0), CASCADE_MISS);
-    assert_int_equal(st_stats(store).aged_blocks, st_stats(store).tiers[CASCADE_TIER_FILE].drops);
-    assert_true(st_stats(store).aged_blocks >= 18);
-    st_close(&store);
-    store = st_open();
-    assert_int_equal(st_get(store, 8, 8, BLOCK, 0), CASCADE_MISS);
-    st_close(&store);
-}
-
 enum { MOVED = 300, AGAIN = 290 };
 
 static atomic_uint paused, let_go; /* at so many marks */
@@ -579,19 +551,12 @@ static void a_bind_that_hides_another_goes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(deletes_give_space_back),
-        CASE(waste_stays_small),
-        CASE(deletes_survive_their_segment),
-        CASE(what_is_not_a_block_outlives_its_segment),
-        CASE(compacted_then_killed),
-        CASE(chains_lie_together),
-        CASE(deletes_do_not_stay_for_ever),
-        CASE(churn_under_a_budget),
-        CASE(blocks_that_nobody_asks_for_go),
-        CASE(a_bind_that_hides_another_goes),
-        CASE(keys_are_no_waste),
-        CASE(a_flush_does_not_wait_for_a_gc),
-        CASE(put_again_while_it_is_moved),
+        CASE(deletes_give_space_back),        CASE(waste_stays_small),
+        CASE(deletes_survive_their_segment),  CASE(what_is_not_a_block_outlives_its_segment),
+        CASE(compacted_then_killed),          CASE(chains_lie_together),
+        CASE(deletes_do_not_stay_for_ever),   CASE(churn_under_a_budget),
+        CASE(a_bind_that_hides_another_goes), CASE(keys_are_no_waste),
+        CASE(a_flush_does_not_wait_for_a_gc), CASE(put_again_while_it_is_moved),
     };
 
     return cmocka_run_group_tests_name("compaction", tests, NULL, NULL);
