@@ -373,14 +373,16 @@ static bool is_taken(cascade_store *store)
     return taken;
 }
 
-static bool is_replacing(cascade_store *store)
+/* Whether a block that is being written anew may have its only whole record here. */
+static bool is_replacing(cascade_store *store, uint32_t segment)
 {
     bool replacing;
 
     pthread_mutex_lock(&store->lock);
     replacing = store->replacing > 0;
     pthread_mutex_unlock(&store->lock);
-    return replacing;
+    return replacing &&
+           !(csc_segment_standing(store->file, segment) & (CSC_SEGMENT_IS_MADE | CSC_SEGMENT_IS_SEALED));
 }
 
 static void end(cascade_store *store, compactor *c, int code)
@@ -425,7 +427,7 @@ static int finish(cascade_store *store, compactor *c)
     csc_mark("compact: looked");
     if (code || c->count || is_taken(store))
         return code;
-    if (is_replacing(store)) { /* not for long; it is no failure of who asked for it */
+    if (is_replacing(store, segment)) { /* not for long; it is no failure of who asked for it */
         end(store, c, csc_fail(CASCADE_EAGAIN, "a record that may be torn is being written anew"));
         return 0;
     }

@@ -292,8 +292,18 @@ typedef struct emptying {
 
 static int empty_part(cascade_store *store, csc_errand *errand, bool *done)
 {
-    int code = csc_compact_part(store, ((const emptying *)errand)->segment, done);
+    uint32_t segment = ((const emptying *)errand)->segment;
+    int code = csc_compact_part(store, segment, done);
 
+    /* Kept until a block of it is written anew, which the round after this part does. */
+    if (code == 0 && *done && !(csc_segment_standing(store->file, segment) & CSC_SEGMENT_IS_GONE)) {
+        pthread_mutex_lock(&store->lock);
+        if (store->file_error)
+            code = csc_fail(store->file_error, "a record that may be torn cannot be written anew: %s",
+                            store->file_error_text);
+        pthread_mutex_unlock(&store->lock);
+        *done = code != 0;
+    }
     if (code == 0 && *done)
         code = store->file->ops->sync(store->file); /* so that it stays away */
     return code;

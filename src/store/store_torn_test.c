@@ -6,12 +6,15 @@
 #include "store/store_private.h"
 #include "store/store_testing.h"
 
+#include <errno.h>
 #include <fcntl.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stddef.h>
 #include <string.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #include <cmocka.h>
@@ -301,6 +304,105 @@ static void the_first_content_stays(void **state)
     st_close(&store);
 }
 
+/* ---- a record that is given up ------------------------------------------------------------------ */
+
+static atomic_bool refuses; /* the disk does, what a segment that begins writes */
+
+static ssize_t refusing_pwritev(int fd, const struct iovec *vectors, int count, off_t offset)
+{
+    if (atomic_load(&refuses)) {
+        errno = EIO;
+        return -1;
+    }
+    return pwritev(fd, vectors, count, offset);
+}
+
+static int refusing_fallocate(int fd, int mode, off_t offset, off_t bytes)
+{
+    if (atomic_load(&refuses)) {
+        errno = EIO;
+        return -1;
+    }
+    return fallocate(fd, mode, offset, bytes);
+}
+
+static const csc_io_calls refusing = {.pwritev = refusing_pwritev, .fallocate = refusing_fallocate};
+
+static void flush_one_and_die(void *context)
+{
+    cascade_store *store = st_open();
+
+    (void)context;
+    ST_CHECK(st_put(store, 1, 1, BYTES, 0, CASCADE_PUT_DURABLE) == 0);
+    raise(SIGKILL);
+}
+
+static void seal_one_and_flush_one(void *context)
+{
+    cascade_store *store = st_open();
+
+    ST_CHECK(st_put(store, 7, 7, BYTES, 0, 0) == 0);
+    ST_CHECK(cascade_store_close(&store) == 0);
+    flush_one_and_die(context);
+}
+
+/* Puts the flushed block under a second key while nothing can be written, and has all segments emptied
+ * that can be: the sealed one, which nobody wants any more. Then the power goes. */
+static void empty_while_it_is_replaced(void *context)
+{
+    const cascade_scrub_options fix = {.struct_bytes = sizeof fix, .fix = true};
+    cascade_options options = st_options();
+    cascade_verify_report report;
+    cascade_gc_report collected;
+    cascade_store *store;
+
+    (void)context;
+    atomic_store(&refuses, true);
+    ST_CHECK(csc_store_open_with(&options, &refusing, &store) == 0);
+    ST_CHECK(st_put(store, 2, 1, BYTES, 0, CASCADE_PUT_DURABLE) == CASCADE_EIO);
+    ST_CHECK(st_delete(store, 7) == 0);
+    ST_CHECK(cascade_store_gc(store, false, &collected, NULL, NULL) == 0);
+    ST_CHECK(st_segment_count() == 1);
+    ST_CHECK(cascade_store_scrub(store, &fix, &report, NULL, NULL) == CASCADE_EIO);
+    raise(SIGKILL);
+}
+
+/* A flushed block that met its equal is read where it was flushed to, until that one is written. */
+static void a_record_stays_until_it_is_replaced(void **state)
+{
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(seal_one_and_flush_one, NULL, -SIGKILL);
+    st_lose_memory();
+    st_in_child(empty_while_it_is_replaced, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    st_close(&store);
+}
+
+/* And goes after that. */
+static void a_replaced_record_goes(void **state)
+{
+    const cascade_scrub_options fix = {.struct_bytes = sizeof fix, .fix = true};
+    cascade_verify_report report;
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(flush_one_and_die, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    assert_int_equal(st_put(store, 2, 1, BYTES, 0, 0), 0);
+    assert_int_equal(cascade_store_scrub(store, &fix, &report, NULL, NULL), 0);
+    assert_int_equal(st_segment_count(), 1);
+    st_close(&store);
+    store = st_open();
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    assert_int_equal(st_get(store, 2, 1, BYTES, 0), 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -316,6 +418,8 @@ int main(void)
         CASE(a_put_is_not_durable_by_a_torn_record),
         CASE(a_content_is_not_durable_by_a_torn_record),
         CASE(the_first_content_stays),
+        CASE(a_record_stays_until_it_is_replaced),
+        CASE(a_replaced_record_goes),
     };
 
     return cmocka_run_group_tests_name("store, torn records", tests, NULL, NULL);
