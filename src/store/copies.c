@@ -200,7 +200,7 @@ bool csc_copies_quarantine(cascade_store *store, uint32_t number, int code, bool
 
     if (code == CASCADE_ECORRUPT)
         csc_count(&store->counters.quarantined[CASCADE_TIER_FILE], 1);
-    if (csc_content_has(entry, CSC_CONTENT_RESIDENT) && dram_is_right) {
+    if (csc_content_has_right_bytes(store, number) && dram_is_right) {
         csc_content_set_file(store, number, &nowhere);
         csc_content_write_again(store, number);
         return true;

@@ -47,7 +47,7 @@ static void drop(cascade_store *store, uint32_t number, bool is_old)
     static const csc_place nowhere;
 
     csc_content_set_file(store, number, &nowhere);
-    if (csc_content_has(csc_content_at(store, number), CSC_CONTENT_RESIDENT) && !store->closing)
+    if (csc_content_has_right_bytes(store, number) && !store->closing)
         return;
     if (!is_old && csc_copies_use_foreign(store, number))
         return;

@@ -53,13 +53,13 @@ static void settle(cascade_store *store, uint32_t number, uint32_t generation, c
     }
     place = csc_content_at(store, equal)->file;
     unsure = csc_place_is_set(&place) && csc_place_is_unsure(store, &place);
-    if (csc_content_has(csc_content_at(store, equal), CSC_CONTENT_RESIDENT) && !unsure) {
+    if (csc_content_has_right_bytes(store, equal) && !unsure) {
         csc_content_merge(store, number, equal);
         if (csc_content_is_shed(store, equal)) /* it was put again */
             csc_content_send_down(store, equal);
     } else {
-        /* The other lives in the file tier only, or what is there is not to be relied on: this one takes
-         * its place there, and its keys. */
+        /* The other lives in the file tier only, or is damaged in dram, or what is in the file tier is
+         * not to be relied on: this one takes its place there, and its keys. */
         if (unsure) {
             csc_content_send_down(store, number);
             csc_content_replaces(store, number);

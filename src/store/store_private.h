@@ -341,6 +341,13 @@ static inline bool csc_place_is_set(const csc_place *place)
 
     return __builtin_memcmp(place, &nowhere, sizeof nowhere) != 0;
 }
+/** Whether dram holds it, as far as anyone knows as it was put: another copy can be written from there.
+ * One that is damaged there has a file copy all the while, and goes with that. */
+static inline bool csc_content_has_right_bytes(const cascade_store *store, uint32_t number)
+{
+    return csc_content_has(&store->index.contents[number], CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT) &&
+           !(store->content_states[number].flags & CSC_CS_DAMAGED);
+}
 /** Whether dram alone holds it since the file budget took its file copy. */
 static inline bool csc_content_is_shed(const cascade_store *store, uint32_t number)
 {
