@@ -262,9 +262,10 @@ typedef struct cascade_put {
  * or for a look at what others wrote before it goes.
  * Errors: CASCADE_EINVAL (also for a key that is its own parent or ancestor), CASCADE_ETOOBIG,
  * CASCADE_ENOSPC (nothing stored is harmed), CASCADE_ECONFLICT (CASCADE_PUT_VERIFY only),
- * CASCADE_ETIMEDOUT, CASCADE_ENOSLOT, CASCADE_EAGAIN (with DURABLE also: the key is bound to a block of
- * other lengths that another node is still writing); with SYNC or DURABLE also CASCADE_EIO: the put is
- * then acknowledged in memory but not durable.
+ * CASCADE_ETIMEDOUT, CASCADE_ENOSLOT, CASCADE_EAGAIN (also: the key is bound to what a killed owner
+ * wrote, which may be torn and cannot be read now; with DURABLE also: to a block of other lengths that
+ * another node is still writing); with SYNC or DURABLE also CASCADE_EIO: the put is then acknowledged in
+ * memory but not durable.
  */
 CASCADE_API int cascade_block_put(cascade_store *store, cascade_put *put, uint32_t flags);
 

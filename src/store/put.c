@@ -149,22 +149,30 @@ static bool is_unsure(const cascade_store *store, const csc_content_entry *entry
             (csc_place_is_unsure(store, &entry->file) && !csc_content_has(entry, CSC_CONTENT_RESIDENT)));
 }
 
-/* A dead owner's record is read before a put relies on it: whole, it stays, as the first. Held until the
- * put is done; NULL: there is none, or it cannot be had. */
-static cascade_view *read_unsure(cascade_store *store, const cascade_put *put, uint64_t k_bytes,
-                                 uint64_t v_bytes)
+/* A dead owner's record is read before a put relies on it: whole, it stays, as the first; damaged, it is
+ * a miss from here on. `*held` until the put is done; NULL: there is none. An error: nobody knows which.
+ */
+static int read_unsure(cascade_store *store, const cascade_put *put, cascade_view **held)
 {
     const csc_content_entry *entry;
-    cascade_view *view = NULL;
-    bool wanted, timed_out;
+    bool wanted = false, timed_out = false;
+    uint32_t number;
+    int code = 0;
 
     pthread_mutex_lock(&store->lock);
-    entry = like(store, find(store, &put->key), k_bytes, v_bytes);
-    wanted = entry && is_unsure(store, entry) && !csc_place_is_weak(store, &entry->file);
+    number = find(store, &put->key);
+    if (number != CSC_NUMBER_NONE) {
+        entry = csc_content_at(store, atomic_load(&csc_key_at(store, number)->content));
+        wanted = is_unsure(store, entry) && !csc_place_is_weak(store, &entry->file);
+    }
     pthread_mutex_unlock(&store->lock);
-    if (wanted && csc_view(store, &put->key, &view, &timed_out) != 0)
-        view = NULL;
-    return view;
+    if (wanted)
+        code = csc_view(store, &put->key, held, &timed_out);
+    if (timed_out)
+        return csc_fail(CASCADE_ETIMEDOUT, "what the key is bound to could not be read in time");
+    if (code == CASCADE_EIO)
+        return csc_fail(CASCADE_EAGAIN, "what the key is bound to cannot be read now");
+    return code == CASCADE_MISS ? 0 : code;
 }
 
 /* That does not make this put a stored one: then the put is a new one, and its commit lets the key go:
@@ -404,9 +412,12 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
     if (put->has_parent && memcmp(put->key.bytes, put->parent.bytes, sizeof put->key.bytes) == 0)
         return csc_fail(CASCADE_EINVAL, "the key is its own parent");
     for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
-        cascade_view *held = read_unsure(store, put, k_bytes, v_bytes);
+        cascade_view *held = NULL;
         bool exists;
 
+        code = read_unsure(store, put, &held);
+        if (code)
+            return code;
         code = csc_block_facts(store, &put->key, &info);
         if (code == 0 && !(flags & CASCADE_PUT_VERIFY) && yields(store, &put->key, k_bytes, v_bytes))
             code = CASCADE_MISS;

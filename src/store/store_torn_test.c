@@ -317,6 +317,17 @@ static ssize_t refusing_pwritev(int fd, const struct iovec *vectors, int count, 
     return pwritev(fd, vectors, count, offset);
 }
 
+static atomic_bool unreadable; /* blocks are */
+
+static ssize_t refusing_preadv(int fd, const struct iovec *vectors, int count, off_t offset)
+{
+    if (atomic_load(&unreadable) && offset >= HEADER) {
+        errno = EIO;
+        return -1;
+    }
+    return preadv(fd, vectors, count, offset);
+}
+
 static int refusing_fallocate(int fd, int mode, off_t offset, off_t bytes)
 {
     if (atomic_load(&refuses)) {
@@ -326,7 +337,8 @@ static int refusing_fallocate(int fd, int mode, off_t offset, off_t bytes)
     return fallocate(fd, mode, offset, bytes);
 }
 
-static const csc_io_calls refusing = {.pwritev = refusing_pwritev, .fallocate = refusing_fallocate};
+static const csc_io_calls refusing = {
+    .preadv = refusing_preadv, .pwritev = refusing_pwritev, .fallocate = refusing_fallocate};
 
 static void flush_one_and_die(void *context)
 {
@@ -403,6 +415,61 @@ static void a_replaced_record_goes(void **state)
     st_close(&store);
 }
 
+/* A torn record is no content of other lengths that a key could be bound to. */
+static void a_torn_record_is_no_conflict(void **state)
+{
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(die_writing_one, NULL, -SIGKILL);
+    st_lose_memory();
+    tear(0, 0);
+    store = st_open();
+    assert_int_equal(st_put(store, 1, 9, BYTES / 2, 0, CASCADE_PUT_DURABLE), 0);
+    assert_int_equal(st_stats(store).conflicts, 0);
+    st_close(&store);
+    store = st_open();
+    assert_int_equal(st_get(store, 1, 9, BYTES / 2, 0), 0);
+    st_close(&store);
+}
+
+/* A whole one is: it stays, and is on stable storage. */
+static void a_whole_record_of_other_lengths_stays(void **state)
+{
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(die_writing_one, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open();
+    assert_int_equal(st_put(store, 1, 9, BYTES / 2, 0, CASCADE_PUT_DURABLE), 0);
+    assert_int_equal(st_stats(store).conflicts, 1);
+    st_close(&store);
+    store = st_open();
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    st_close(&store);
+}
+
+/* Nobody knows whether the first content is whole: it is not replaced, and the put says so. */
+static void the_first_content_stays_when_it_cannot_be_read(void **state)
+{
+    cascade_options options = st_options();
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(flush_one_and_die, NULL, -SIGKILL);
+    st_lose_memory();
+    assert_int_equal(csc_store_open_with(&options, &refusing, &store), 0);
+    atomic_store(&unreadable, true);
+    assert_int_equal(st_put(store, 1, 5, BYTES, 0, 0), CASCADE_EAGAIN);
+    assert_int_equal(st_put(store, 1, 5, BYTES, 0, CASCADE_PUT_DURABLE), CASCADE_EAGAIN);
+    atomic_store(&unreadable, false);
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    assert_int_equal(st_put(store, 1, 5, BYTES, 0, CASCADE_PUT_DURABLE), 0); /* it existed */
+    assert_int_equal(st_get(store, 1, 1, BYTES, 0), 0);
+    st_close(&store);
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, st_setup, st_teardown)
 
 int main(void)
@@ -420,6 +487,9 @@ int main(void)
         CASE(the_first_content_stays),
         CASE(a_record_stays_until_it_is_replaced),
         CASE(a_replaced_record_goes),
+        CASE(a_torn_record_is_no_conflict),
+        CASE(a_whole_record_of_other_lengths_stays),
+        CASE(the_first_content_stays_when_it_cannot_be_read),
     };
 
     return cmocka_run_group_tests_name("store, torn records", tests, NULL, NULL);
