@@ -101,13 +101,24 @@ static void share_out(cascade_store *store, const rival *rivals, size_t count, c
     }
 }
 
+static bool has_any(cascade_store *store)
+{
+    bool found = false;
+
+    pthread_mutex_lock(&store->lock);
+    for (uint32_t number = 0; store->file_policy && number < store->contents_made && !found; number++)
+        found = csc_content_is_shed(store, number);
+    pthread_mutex_unlock(&store->lock);
+    return found;
+}
+
 void csc_shed_send_down(cascade_store *store, csc_shed *shed)
 {
     rival *rivals;
     size_t count = 0;
 
     *shed = (csc_shed){0};
-    if (!atomic_load(&store->has_shed))
+    if (!has_any(store))
         return;
     (void)csc_discover(store); /* what others have too is read there */
     pthread_mutex_lock(&store->lock);

@@ -2,6 +2,7 @@
 /* Blocks that dram holds when the file budget takes their file copies: nobody writes them again for
  * nothing, and they go when they leave dram. */
 #include "base/mark.h"
+#include "store/store_private.h"
 #include "store/store_testing.h"
 
 #include <setjmp.h>
@@ -117,6 +118,61 @@ static void what_is_put_again_is_written(void **state)
     assert_int_equal(st_get(store, FEW, keys[3], BLOCK, 0), 0);
     st_close(&store);
     munmap(keys, 4 * sizeof *keys);
+}
+
+static _Atomic bool is_held, is_let_go;
+
+static void hold_the_writer(const char *name)
+{
+    if (strcmp(name, "write: written") || atomic_load(&is_let_go))
+        return;
+    atomic_store(&is_held, true);
+    while (!atomic_load(&is_let_go))
+        st_sleep_ms(1);
+}
+
+/* As the budget does. */
+static void take_file_copy(cascade_store *store, uint64_t number)
+{
+    static const csc_place nowhere;
+    const cascade_key key = st_key(number);
+    uint32_t found;
+    bool lost = false;
+
+    pthread_mutex_lock(&store->lock);
+    found = csc_index_find(&store->index, &key, csc_index_key_hash(&store->index, &key), &lost);
+    csc_content_set_file(store, atomic_load(&csc_key_at(store, found)->content), &nowhere);
+    pthread_mutex_unlock(&store->lock);
+}
+
+static void shed_before_its_bind_is_written(void *context)
+{
+    cascade_store *store = st_open_with(shed_options());
+
+    (void)context;
+    ST_CHECK(st_put(store, 1, 1, BLOCK, 0, CASCADE_PUT_DURABLE) == 0);
+    atomic_store(&csc_mark_hook_now, hold_the_writer);
+    ST_CHECK(st_put(store, 9, 9, BLOCK, 0, 0) == 0);
+    while (!atomic_load(&is_held))
+        st_sleep_ms(1);
+    ST_CHECK(st_put(store, 2, 1, BLOCK, 0, CASCADE_PUT_SYNC) == 0);
+    take_file_copy(store, 1);
+    atomic_store(&is_let_go, true);
+    ST_CHECK(cascade_store_flush(store) == 0);
+    raise(SIGKILL);
+}
+
+/* A second key joined while the file copy was there: its bind waits for the writer when that goes. */
+static void a_bind_does_not_go_with_the_copy_it_waits_for(void **state)
+{
+    cascade_store *store;
+
+    (void)state;
+    st_in_child(shed_before_its_bind_is_written, NULL, -SIGKILL);
+    st_lose_memory();
+    store = st_open_with(shed_options());
+    assert_int_equal(st_get(store, 2, 1, BLOCK, 0), 0);
+    st_close(&store);
 }
 
 /* Of those in dram alone, what was used since is worth more than the oldest that the files hold. The
@@ -397,6 +453,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_flush_writes_none),
         CASE(what_is_put_again_is_written),
+        CASE(a_bind_does_not_go_with_the_copy_it_waits_for),
         CASE(a_close_writes_what_is_worth_it),
         CASE(a_close_writes_none_that_is_worth_less),
         CASE(a_churn_writes_each_block_once),

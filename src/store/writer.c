@@ -175,9 +175,13 @@ static void take_log(cascade_store *store, write_round *round)
         }
         if (state == CSC_KEY_FREE || entry->segment || (store->key_states[key].flags & CSC_KS_INFLIGHT))
             continue;
-        /* A bind to a content that is not written yet goes with the content's record, or after it. */
-        if (state == CSC_KEY_BOUND && !csc_place_is_set(&csc_content_at(store, content)->file))
+        /* A bind to a content that is not written yet goes with the content's record, or after it. One
+         * whose file copy the budget took in between was put again, and is written again. */
+        if (state == CSC_KEY_BOUND && !csc_place_is_set(&csc_content_at(store, content)->file)) {
+            if (csc_content_is_shed(store, content))
+                csc_content_send_down(store, content);
             continue;
+        }
         round->log[round->log_count] =
             (csc_log_entry){.is_delete = state == CSC_KEY_DELETED, .binding = csc_binding_of(entry)};
         if (state == CSC_KEY_BOUND)
