@@ -396,7 +396,7 @@ static void lose_places(cascade_store *store, const bool *gone, size_t count)
             continue;
         ours = csc_segment_standing(store->file, csc_segment_of(&entry->file)) & CSC_SEGMENT_IS_OURS;
         csc_content_set_file(store, number, &nowhere);
-        if (csc_content_has(entry, CSC_CONTENT_RESIDENT)) {
+        if (csc_content_has_right_bytes(store, number)) {
             csc_content_send_down(store, number);
         } else {
             csc_count(ours ? &store->counters.lost : &store->counters.drops[CASCADE_TIER_FILE], 1);
