@@ -14,7 +14,8 @@
  *
  * Threads: every call may be made from any thread, several at once, unless its comment says
  * otherwise. One handle per store and process. After fork() the child's copy of a handle answers
- * CASCADE_EFORKED to everything but cascade_store_close, which then only frees memory.
+ * CASCADE_EFORKED to everything but cascade_store_close, which then unmaps the arena; what else the
+ * handle had in memory stays until the child ends, for the parent may have been changing it.
  *
  * Errors: see error.h. cascade_last_error() gives the calling thread's detail text. Every call can
  * return CASCADE_EINVAL (bad argument), CASCADE_EFORKED and CASCADE_EPOISONED; the comments name the

@@ -464,6 +464,11 @@ void csc_arena_after_fork(csc_arena *arena)
     arena->prefault_started = false; /* the thread is the parent's */
 }
 
+void csc_arena_leave(csc_arena *arena)
+{
+    munmap(arena->base, arena->mapped_bytes);
+}
+
 void *csc_arena_base(csc_arena *arena)
 {
     return arena->base;

@@ -42,6 +42,10 @@ void csc_arena_close(csc_arena **arena, bool keep);
 /** In a forked child: closes the lock's descriptor, so that the child cannot keep the store busy. */
 void csc_arena_after_fork(csc_arena *arena);
 
+/** In a forked child, after csc_arena_after_fork: unmaps. Frees nothing; the arena is of no further use
+ * there. */
+void csc_arena_leave(csc_arena *arena);
+
 void *csc_arena_base(csc_arena *arena);
 const char *csc_arena_path(const csc_arena *arena);
 

@@ -9,6 +9,7 @@
  * out is what did not. Rejected: all that the budget can hold (pushes out what is worth more), and what
  * fits into free room (there is none: dropping keeps the files as full as they may be).
  */
+#include "store/shed.h"
 #include "base/log.h"
 #include "format/segment_format.h"
 #include "store/store_private.h"

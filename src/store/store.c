@@ -4,6 +4,7 @@
 #include "base/copy.h"
 #include "base/fail.h"
 #include "base/log.h"
+#include "store/shed.h"
 #include "store/store_private.h"
 
 #include <errno.h>
@@ -201,10 +202,8 @@ static void init_sync(cascade_store *store)
     pthread_condattr_destroy(&attributes);
 }
 
-/* Frees what this process holds. The threads have stopped; or, in a forked child, are the parent's, and
- * wait on conditions of which the child has a copy that nobody will ever leave: those are not destroyed.
- */
-static void destroy(cascade_store *store, bool keep_arena, bool forked)
+/* Frees what this process holds. The threads have stopped. */
+static void destroy(cascade_store *store, bool keep_arena)
 {
     pthread_cond_t *conditions[] = {&store->hash_work,   &store->write_work, &store->load_work,
                                     &store->keeper_work, &store->scrub_work, &store->discover_work,
@@ -227,10 +226,9 @@ static void destroy(cascade_store *store, bool keep_arena, bool forked)
     csc_discovery_destroy(store);
     free(store->load_ring);
     csc_keyring_destroy(&store->keyring);
-    for (size_t i = 0; !forked && i < sizeof conditions / sizeof conditions[0]; i++)
+    for (size_t i = 0; i < sizeof conditions / sizeof conditions[0]; i++)
         pthread_cond_destroy(conditions[i]);
-    if (!forked)
-        pthread_mutex_destroy(&store->lock);
+    pthread_mutex_destroy(&store->lock);
     store->magic = 0;
     free(store);
 }
@@ -364,7 +362,7 @@ int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls,
         strncpy(text, csc_fail_text(), sizeof text - 1);
         text[sizeof text - 1] = 0;
         stop_threads(store);
-        destroy(store, taken_over || whole, false);
+        destroy(store, taken_over || whole);
         csc_fail_set_text(text);
         return code;
     }
@@ -496,8 +494,9 @@ int cascade_store_close(cascade_store **slot)
         return code;
     *slot = NULL;
     if (code == CASCADE_EFORKED) {
-        /* The threads, the lock and the arena are the parent's. */
-        destroy(store, true, true);
+        /* Its threads may have been changing what the child has a copy of when the fork came, under
+         * locks that nobody here holds: nothing of that is safe to walk or to free. */
+        csc_arena_leave(store->arena);
         return 0;
     }
     end_long_calls(store);
@@ -516,7 +515,7 @@ int cascade_store_close(cascade_store **slot)
                  csc_fail_text(), csc_arena_path(store->arena));
         csc_log(CSC_LOG_ERROR, "closing %s: %s", store->config.directory, text);
     }
-    destroy(store, code != 0, false);
+    destroy(store, code != 0);
     csc_fail_set_text(text);
     return code;
 }

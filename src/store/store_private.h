@@ -549,22 +549,6 @@ uint32_t csc_spares_max(const cascade_store *store);
 /** Bytes that records in use may take within the budget, before blocks are dropped. */
 uint64_t csc_file_room_for_live(const cascade_store *store);
 
-/* ---- shed.c: what dram alone holds when the store is closed. No lock held ----------------------- */
-
-typedef struct csc_shed {
-    uint32_t *numbers; /* contents sent down */
-    size_t count;
-    uint64_t dropped;
-} csc_shed;
-
-/** Sends down those that are worth more than what they push out of the files. All else was flushed. */
-void csc_shed_send_down(cascade_store *store, csc_shed *shed);
-/** There was no room for them, and the writer has stopped: they are not waited for. Whether nothing else
- * is dirty. */
-bool csc_shed_let_go(cascade_store *store, csc_shed *shed);
-/** Counts and tells how many are left out. */
-void csc_shed_end(cascade_store *store, csc_shed *shed);
-
 /* ---- errand.c: what a call has the writer do --------------------------------------------------- */
 
 typedef struct csc_errand {
