@@ -274,10 +274,40 @@ uint64_t csc_segment_rereads(csc_tier *tier)
     return atomic_load(&csc_segment_tier_of(tier)->rereads);
 }
 
+/* Whether the name means another segment than that of this generation, or a file that is becoming one.
+ */
+static bool is_anothers(csc_segment_tier *t, uint32_t number, uint64_t generation)
+{
+    csc_segfmt_header *header = csc_segment_alloc(sizeof *header);
+    struct iovec vector = {header, sizeof *header};
+    csc_segment_file *file = NULL;
+    uint64_t bytes;
+    bool yes = false;
+
+    if (header && csc_segment_file_open(t, t->rank, number, CSC_SEGMENT_NO_DEADLINE, &file) == 0 &&
+        csc_io_size(t->io, file->fd, &bytes) == 0)
+        yes =
+            bytes == 0 || (bytes >= sizeof *header && csc_io_read(t->io, file->fd, &vector, 1, 0) == 0 &&
+                           csc_segfmt_header_check(header) == 0 && header->number == number &&
+                           header->generation != generation);
+    csc_segment_file_close(t, file);
+    free(header);
+    return yes;
+}
+
+int csc_segment_unlink(csc_segment_tier *t, uint32_t number, uint64_t generation)
+{
+    char path[CSC_SEGMENT_PATH_BYTES];
+
+    csc_segment_path(t, t->rank, number, path);
+    if (is_anothers(t, number, generation))
+        return csc_fail(CASCADE_MISS, "%s is another handle's by now", path);
+    return csc_io_unlink(t->io, path);
+}
+
 int csc_segment_remove(csc_tier *tier, uint32_t segment)
 {
     csc_segment_tier *t = csc_segment_tier_of(tier);
-    char path[CSC_SEGMENT_PATH_BYTES];
     csc_segment_item *item = NULL;
     csc_segment_state state = CSC_SEGMENT_REMOVED;
     int rc;
@@ -295,8 +325,7 @@ int csc_segment_remove(csc_tier *tier, uint32_t segment)
     if (state == CSC_SEGMENT_REMOVED)
         return csc_fail(CASCADE_MISS, "segment %u was removed", segment);
     if (state != CSC_SEGMENT_SEALED || !csc_segment_spare_keep(t, item)) {
-        csc_segment_path(t, item->rank, item->number, path);
-        rc = csc_io_unlink(t->io, path);
+        rc = csc_segment_unlink(t, item->number, item->generation);
         if (rc && rc != CASCADE_MISS)
             return rc;
         t->writer.directory_dirty = true;

@@ -243,6 +243,9 @@ int csc_segment_add(csc_segment_tier *t, const csc_segment_item *facts, uint32_t
 void csc_segment_free(csc_segment_tier *t);
 /** One user less; the last frees it. */
 void csc_segment_leave(csc_segment_tier *t);
+/** Unlinks a file of this rank, unless another handle has taken it away and given its number to a
+ * segment of its own: CASCADE_MISS then too. `generation`: of the segment, 0: of a spare. */
+int csc_segment_unlink(csc_segment_tier *t, uint32_t number, uint64_t generation);
 /** Marks it removed: no read finds it any more; those under way go on. */
 void csc_segment_set_removed(csc_segment_tier *t, csc_segment_item *item);
 

@@ -191,12 +191,8 @@ int csc_segment_spare_take(csc_segment_tier *t, const char *path, uint64_t gener
 
 void csc_segment_spares_remove(csc_segment_tier *t)
 {
-    char path[CSC_SEGMENT_PATH_BYTES];
-
-    while (t->spare_count > 0) {
-        csc_segment_path(t, t->rank, t->spares[--t->spare_count].number, path);
-        csc_io_unlink(t->io, path);
-    }
+    while (t->spare_count > 0)
+        (void)csc_segment_unlink(t, t->spares[--t->spare_count].number, 0);
 }
 
 /* ---- counts ---------------------------------------------------------------------------------- */

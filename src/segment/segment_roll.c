@@ -73,12 +73,9 @@ static void close_open(csc_segment_tier *t)
 /* There is no record in it: no file is better than an empty one. A failure: it stays as it is. */
 static int discard_empty(csc_segment_tier *t)
 {
-    char path[CSC_SEGMENT_PATH_BYTES];
     csc_segment_item *item = t->writer.item;
-    int rc;
+    int rc = csc_segment_unlink(t, item->number, item->generation);
 
-    csc_segment_path(t, item->rank, item->number, path);
-    rc = csc_io_unlink(t->io, path);
     if (rc && rc != CASCADE_MISS)
         return rc;
     close_open(t);
@@ -165,7 +162,6 @@ static csc_segment_item *made_at(csc_segment_tier *t, size_t index, bool *is_las
 static void drop_unnamed(csc_segment_tier *t)
 {
     csc_segment_writer *w = &t->writer;
-    char path[CSC_SEGMENT_PATH_BYTES];
     csc_segment_item *item;
     bool is_last;
 
@@ -174,8 +170,7 @@ static void drop_unnamed(csc_segment_tier *t)
     for (size_t i = w->named_count; item = made_at(t, i, &is_last), !is_last; i++) {
         if (!item)
             continue;
-        csc_segment_path(t, item->rank, item->number, path);
-        if (csc_io_unlink(t->io, path) == 0)
+        if (csc_segment_unlink(t, item->number, item->generation) == 0)
             csc_segment_set_removed(t, item);
     }
 }
