@@ -89,6 +89,29 @@ static void nothing_is_appended_after_an_hour(void **state)
     tier->ops->close(&tier);
 }
 
+/* Not even the first record, which had no room before: another node may have removed the file. */
+static void nothing_is_begun_in_an_old_file(void **state)
+{
+    csc_tier *tier = testing_open_default(), *other;
+    csc_place place;
+
+    (void)state;
+    testing_fault = (testing_faults){.at = 2, .err = ENOSPC, .lasting = true, .only_growth = true};
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), CASCADE_ENOSPC);
+    testing_fault = (testing_faults){0};
+    stand_still(tier, 25);
+    set_age(25 * HOUR_S);
+    other = testing_open_default();
+    assert_int_equal(csc_segment_remove(other, 0), 0);
+    other->ops->close(&other);
+    assert_int_equal(testing_write(tier, 1, 5000, 0, 1, &place), 0);
+    assert_int_equal(tier->ops->sync(tier), 0);
+    tier->ops->close(&tier);
+    tier = testing_open_default();
+    assert_non_null(testing_find(1, 5000, 0));
+    tier->ops->close(&tier);
+}
+
 /* Stopped between a write and its sync: what was written is not called durable. */
 static void nothing_is_synced_after_an_hour(void **state)
 {
@@ -188,6 +211,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(a_day_is_enough),
         CASE(nothing_is_appended_after_an_hour),
+        CASE(nothing_is_begun_in_an_old_file),
         CASE(nothing_is_synced_after_an_hour),
         CASE(given_up_by_its_own_writer),
         CASE(nothing_is_begun_after_an_hour),

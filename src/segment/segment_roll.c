@@ -400,8 +400,10 @@ bool csc_segment_must_roll(const csc_segment_tier *t, uint64_t record_bytes, siz
 {
     const csc_segment_writer *w = &t->writer;
 
-    return w->item && w->position > CSC_SEGFMT_PAGE_BYTES &&
-           (w->big_count >= t->blocks_max || is_idle(w) ||
+    if (!w->item || is_idle(w))
+        return w->item != NULL;
+    return w->position > CSC_SEGFMT_PAGE_BYTES &&
+           (w->big_count >= t->blocks_max ||
             w->position + record_bytes + csc_segfmt_footer_bytes(w->entry_count + entry_count) >
                 t->segment_bytes);
 }
@@ -412,8 +414,9 @@ int csc_segment_prepare(csc_segment_tier *t, uint64_t record_bytes, size_t entry
 
     if (csc_segment_must_roll(t, record_bytes, entry_count))
         rc = csc_segment_seal_open(t);
-    /* No room for the index: no room for anything. Other failures were the old segment's. */
-    if (rc == CASCADE_ENOSPC || rc == CASCADE_ENOMEM)
+    /* No room for the index: no room for anything. Other failures were the old segment's, if it is not
+     * an empty one that could not be removed. */
+    if (rc == CASCADE_ENOSPC || rc == CASCADE_ENOMEM || (rc && t->writer.item))
         return rc;
     if (!t->writer.item) {
         rc = start(t);
