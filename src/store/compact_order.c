@@ -56,8 +56,7 @@ static int collect(cascade_store *store, uint32_t segment, node_list *list)
     return code;
 }
 
-/* The content of the parent of a content's first key. Lock held. */
-static uint32_t parent_of(cascade_store *store, uint32_t number)
+uint32_t csc_compact_parent(cascade_store *store, uint32_t number)
 {
     const csc_content_entry *entry = csc_content_at(store, number);
     const csc_key_entry *key;
@@ -79,7 +78,7 @@ static void link_parents(cascade_store *store, node_list *list)
 {
     pthread_mutex_lock(&store->lock);
     for (size_t i = list->count; i-- > 0;) {
-        node wanted = {.number = parent_of(store, list->nodes[i].number)}, *parent = NULL;
+        node wanted = {.number = csc_compact_parent(store, list->nodes[i].number)}, *parent = NULL;
 
         if (i % LINK_STEP == 0) {
             pthread_mutex_unlock(&store->lock);

@@ -526,6 +526,8 @@ int csc_compact_segment(cascade_store *store, uint32_t segment);
 /** The same, a batch at a time, so that the writer can do a round in between. `*done`: with this one the
  * segment went. */
 int csc_compact_part(cascade_store *store, uint32_t segment, bool *done);
+/** The content of the parent of a content's first key, or CSC_NUMBER_NONE. Any thread, lock held. */
+uint32_t csc_compact_parent(cascade_store *store, uint32_t number);
 /** Segments that could not be emptied are tried again. */
 void csc_compact_retry(cascade_store *store);
 /** Does a small part of what there is to do in the background, at its rate. `*wake_ns`: when there is

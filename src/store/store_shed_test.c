@@ -241,6 +241,34 @@ static void a_close_writes_none_that_is_worth_less(void **state)
     assert_in_range(atomic_load(&published), 0, newer);
 }
 
+/* There is no place for all that was used, and the children were last. */
+static void a_close_writes_no_child_without_its_parent(void **state)
+{
+    enum { PAIRS = 30 };
+    cascade_store *store = st_open_with(shed_options());
+    uint64_t kept = 0;
+
+    (void)state;
+    for (uint64_t i = 0; i < PAIRS; i++)
+        assert_int_equal(st_put_child(store, i, PAIRS + i, BLOCK), 0);
+    for (uint64_t i = PAIRS; i < FEW; i++)
+        assert_int_equal(st_put(store, i, i, BLOCK, 0, i % 20 == 19 ? CASCADE_PUT_DURABLE : 0), 0);
+    assert_int_equal(cascade_store_flush(store), 0);
+    for (uint64_t i = 2 * PAIRS; i-- > 0;) {
+        assert_false(st_info(store, i).in_file);
+        assert_int_equal(st_get(store, i, i, BLOCK, 0), 0);
+    }
+    st_close(&store);
+    store = st_open_with(shed_options());
+    for (uint64_t i = 0; i < PAIRS; i++)
+        if (st_get(store, i, i, BLOCK, 0) == 0) {
+            assert_int_equal(st_get(store, PAIRS + i, PAIRS + i, BLOCK, 0), 0);
+            kept++;
+        }
+    assert_in_range(kept, 3, PAIRS);
+    st_close(&store);
+}
+
 /* ---- who goes -------------------------------------------------------------------------------- */
 
 static void a_churn_writes_each_block_once(void **state)
@@ -456,6 +484,7 @@ int main(void)
         CASE(a_bind_does_not_go_with_the_copy_it_waits_for),
         CASE(a_close_writes_what_is_worth_it),
         CASE(a_close_writes_none_that_is_worth_less),
+        CASE(a_close_writes_no_child_without_its_parent),
         CASE(a_churn_writes_each_block_once),
         CASE(what_went_stays_away),
         CASE(a_large_put_finds_room),
