@@ -122,6 +122,18 @@ void csc_io_counts(const csc_io *io, cascade_metadata_ops *counts)
     };
 }
 
+static void note_open(csc_io *io, int fd, bool is_open)
+{
+    _Atomic uint64_t *bits = &io->open_files[(unsigned)fd / 64 % (CSC_IO_FILES_NOTED / 64)];
+
+    if ((unsigned)fd >= CSC_IO_FILES_NOTED)
+        return;
+    if (is_open)
+        atomic_fetch_or(bits, UINT64_C(1) << fd % 64);
+    else
+        atomic_fetch_and(bits, ~(UINT64_C(1) << fd % 64));
+}
+
 int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
 {
     int got;
@@ -147,13 +159,22 @@ int csc_io_open(csc_io *io, const char *path, int flags, mode_t mode, int *fd)
         if (now >= 0)
             fcntl(got, F_SETFL, now & ~O_NONBLOCK);
     }
+    note_open(io, got, true);
     *fd = got;
     return 0;
 }
 
 void csc_io_close(csc_io *io, int fd)
 {
+    note_open(io, fd, false); /* first: the number is another's as soon as it is closed */
     io->calls.close(fd);
+}
+
+void csc_io_close_in_child(csc_io *io)
+{
+    for (unsigned i = 0; i < CSC_IO_FILES_NOTED / 64; i++)
+        for (uint64_t left = atomic_load(&io->open_files[i]); left; left &= left - 1)
+            io->calls.close((int)(64 * i + (unsigned)__builtin_ctzll(left)));
 }
 
 /* A place in a list of vectors: how many are done, and how much of the next. */

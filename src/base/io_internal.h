@@ -82,8 +82,11 @@ typedef struct csc_io_job {
     struct csc_io_job *next;
 } csc_io_job;
 
+#define CSC_IO_FILES_NOTED 65536u /* descriptors with higher numbers stay open in a forked child */
+
 struct csc_io {
     csc_io_calls calls;
+    _Atomic uint64_t open_files[CSC_IO_FILES_NOTED / 64]; /* a bit a descriptor */
     _Atomic uint64_t counters[CSC_IO_COUNT_KINDS];
     bool has_table; /* of calls that are not the real ones */
     pid_t pid;      /* that made it: a forked child has none of its threads */
@@ -110,6 +113,9 @@ struct csc_io {
 
 extern const csc_io_engine csc_io_engine_uring; /* its open says CASCADE_ENOTSUP where it is not built */
 extern const csc_io_engine csc_io_engine_threads;
+
+/** In a forked child: closes its copies of all that csc_io_open opened. */
+void csc_io_close_in_child(csc_io *io);
 
 static inline void csc_io_count(csc_io *io, enum csc_io_counter counter)
 {

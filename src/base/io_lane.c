@@ -487,6 +487,7 @@ void csc_io_after_fork(csc_io *io)
     for (csc_io_lane *lane = io->all_lanes; lane; lane = lane->all_next)
         if (lane->engine->after_fork)
             lane->engine->after_fork(lane);
+    csc_io_close_in_child(io);
 }
 
 void csc_io_set_memory(csc_io *io, void *memory, uint64_t (*ready)(void *context), void *context)

@@ -206,8 +206,10 @@ bool csc_shed_let_go(cascade_store *store, csc_shed *shed)
     return all;
 }
 
-void csc_shed_end(cascade_store *store, csc_shed *shed)
+void csc_shed_end(cascade_store *store, csc_shed *shed, bool dram_goes)
 {
+    if (!dram_goes)
+        shed->dropped = 0;
     csc_count(&store->counters.drops[CASCADE_TIER_FILE], shed->dropped);
     if (shed->dropped)
         csc_log(CSC_LOG_INFO, "%" PRIu64 " blocks went with dram: the file budget has no place for them",

@@ -19,7 +19,7 @@ void csc_shed_send_down(cascade_store *store, csc_shed *shed);
 /** There was no room for them, and the writer has stopped: they are not waited for. Whether nothing else
  * is dirty. */
 bool csc_shed_let_go(cascade_store *store, csc_shed *shed);
-/** Counts and tells how many are left out. */
-void csc_shed_end(cascade_store *store, csc_shed *shed);
+/** Counts and tells how many are left out, if dram goes: a close that fails keeps it. */
+void csc_shed_end(cascade_store *store, csc_shed *shed, bool dram_goes);
 
 #endif

@@ -476,7 +476,7 @@ static int flush_and_stop(cascade_store *store)
     stop_threads(store);
     if (shed_code == CASCADE_ENOSPC && csc_shed_let_go(store, &shed))
         shed_code = 0;
-    csc_shed_end(store, &shed);
+    csc_shed_end(store, &shed, code == 0 && shed_code == 0);
     return code ? code : shed_code;
 }
 

@@ -120,6 +120,42 @@ static void the_child_of_a_fork(void **state)
     st_close(&inherited);
 }
 
+/* Descriptors of files in the store's directory that this process has. */
+static size_t files_open(void)
+{
+    size_t found = 0;
+
+    for (int fd = 0; fd < 1024; fd++) {
+        char link[64], path[600];
+        ssize_t bytes;
+
+        snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+        bytes = readlink(link, path, sizeof path - 1);
+        path[bytes > 0 ? bytes : 0] = 0;
+        found += strstr(path, st_directory()) != NULL;
+    }
+    return found;
+}
+
+static void holds_no_file(void *context)
+{
+    (void)context;
+    ST_CHECK(files_open() == 0);
+}
+
+/* A removed segment must not keep its space because a child lives on. */
+static void the_child_of_a_fork_has_no_files(void **state)
+{
+    cascade_store *store = st_open();
+
+    (void)state;
+    assert_int_equal(st_put(store, 1, 1, K, V, CASCADE_PUT_DURABLE), 0);
+    assert_true(files_open() > 0);
+    st_in_child(holds_no_file, NULL, 0);
+    assert_int_equal(st_put(store, 2, 2, K, V, CASCADE_PUT_DURABLE), 0);
+    st_close(&store);
+}
+
 /* Forks where a thread of the store has moved an array and not yet noted where to. Such a child has the
  * old address, which is free. */
 static _Atomic int forks_left;
@@ -368,6 +404,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         CASE(the_owner_is_named),
         CASE(the_child_of_a_fork),
+        CASE(the_child_of_a_fork_has_no_files),
         CASE(the_child_of_a_fork_while_tables_grow),
         CASE(a_child_that_outlives_its_parent),
         CASE(forks_under_load),
