@@ -39,21 +39,28 @@ static csc_tier *open_with(const csc_keyring *keyring)
     return tier;
 }
 
-/* A segment of a block, a delete, a block, a delete and so on, left by a handle that sealed it or not.
- */
-static csc_tier *with_deletes(const csc_keyring *keyring, bool sealed)
+/* A segment of a block, a delete, a block, a delete and so on; returns its index. */
+static uint32_t write_deletes(csc_tier *tier)
 {
-    csc_tier *tier = open_with(keyring);
+    uint32_t segment = 0;
 
     for (uint64_t i = 0; i < DELETES; i++) {
         csc_log_entry entry = {.is_delete = true, .binding = testing_binding(i, 0)};
         csc_place place;
-        uint32_t segment;
 
         assert_int_equal(testing_write(tier, i, BYTES, 0, 1, &place), 0);
         assert_int_equal(csc_segment_log(tier, &entry, 1, &segment), 0);
     }
     assert_int_equal(tier->ops->sync(tier), 0);
+    return segment;
+}
+
+/* The same, left by a handle that sealed it or not. */
+static csc_tier *with_deletes(const csc_keyring *keyring, bool sealed)
+{
+    csc_tier *tier = open_with(keyring);
+
+    write_deletes(tier);
     if (sealed)
         assert_int_equal(csc_segment_seal(tier), 0);
     tier->ops->close(&tier);
@@ -189,6 +196,55 @@ static void a_failing_disk_hides_none(void **state)
     }
 }
 
+/* Zeroes a page: the last record, a log record, is one; an index of few entries too, and the trailer. */
+static void spoil_page(off_t from_end)
+{
+    static const uint8_t nothing[4096];
+    int fd = open(testing_path(0, 0), O_WRONLY);
+    off_t at = lseek(fd, 0, SEEK_END) - from_end * (off_t)sizeof nothing;
+
+    assert_int_equal(pwrite(fd, nothing, sizeof nothing, at), sizeof nothing);
+    close(fd);
+}
+
+/* It was whole at open. What lies behind the damage is not seen, so the segment is not to go. */
+static void damage_hides_none(void **state)
+{
+    (void)state;
+    for (int sealed = 0; sealed < 2; sealed++) {
+        csc_tier *tier = with_deletes(NULL, sealed);
+        hiders seen = {0};
+
+        if (sealed)
+            spoil_page(1);
+        spoil_page(sealed ? 3 : 1);
+        assert_int_equal(csc_segment_hiders(tier, 0, count_any, &seen), CASCADE_ECORRUPT);
+        tier->ops->close(&tier);
+        testing_again();
+    }
+}
+
+/* The same of one that this handle made. */
+static void damage_of_its_own_hides_none(void **state)
+{
+    (void)state;
+    for (int sealed = 0; sealed < 2; sealed++) {
+        csc_tier *tier = open_with(NULL);
+        hiders seen = {0};
+        uint32_t segment = write_deletes(tier);
+
+        assert_int_equal(sealed ? csc_segment_seal(tier) : csc_segment_give_up(tier), 0);
+        if (sealed)
+            spoil_page(1);
+        assert_int_equal(csc_segment_hiders(tier, segment, count_any, &seen), 0);
+        assert_int_equal(seen.deletes, DELETES);
+        spoil_page(sealed ? 3 : 1);
+        assert_int_equal(csc_segment_hiders(tier, segment, count_any, &seen), CASCADE_ECORRUPT);
+        tier->ops->close(&tier);
+        testing_again();
+    }
+}
+
 #define CASE(name) cmocka_unit_test_setup_teardown(name, testing_setup, testing_teardown)
 
 int main(void)
@@ -200,6 +256,8 @@ int main(void)
         CASE(from_an_index_of_an_encrypted_one),
         CASE(from_records_of_an_encrypted_one),
         CASE(a_failing_disk_hides_none),
+        CASE(damage_hides_none),
+        CASE(damage_of_its_own_hides_none),
     };
 
     return cmocka_run_group_tests_name("segment, what hides", tests, make_ring, destroy_ring);

@@ -74,7 +74,7 @@ typedef struct csc_segment_item {
     bool ours_whole;  /* found at open: `ours` once all of it is read, if it does not grow until then */
     /* under the lock */
     uint64_t bytes;
-    uint64_t scanned;       /* found, not sealed: records before this offset were visited */
+    uint64_t scanned;       /* records before this offset were visited, or written here */
     uint64_t live_bytes;    /* of records that hold a retained place */
     uint64_t log_entries;   /* in log records */
     uint64_t log_deletes;   /* of them */

@@ -496,6 +496,8 @@ int csc_segment_hiders(csc_tier *tier, uint32_t segment,
         rc = csc_segment_load_index(&l, &sound);
         if (rc == 0 && !sound)
             rc = csc_segment_scan_records(&l);
+        if (rc == 0 && l.from < item.scanned)
+            rc = csc_fail(CASCADE_ECORRUPT, "segment %u cannot be read as far as before", segment);
         csc_segment_file_close(t, l.file);
     }
     csc_segment_loading_end(&l);

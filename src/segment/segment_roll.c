@@ -49,6 +49,7 @@ static void set_state(csc_segment_tier *t, csc_segment_state state, uint64_t byt
 
     pthread_mutex_lock(&t->lock);
     w->item->state = state;
+    w->item->scanned = w->position;
     w->item->bytes = max_u64(bytes, w->recycled_bytes);
     pthread_mutex_unlock(&t->lock);
 }
