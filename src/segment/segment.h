@@ -177,8 +177,8 @@ void csc_segment_reread(csc_tier *tier, const csc_place *place);
 
 /** Visits all that may hide an older bind: the deletes and binds in a segment of this rank that is not
  * open, for whoever empties it. Nonzero of `visit` stops and is returned. Errors: CASCADE_EINVAL,
- * CASCADE_MISS (removed), CASCADE_EIO, CASCADE_ENOMEM, CASCADE_ECORRUPT (a part that was once read cannot
- * be now; some may have been visited). The writing thread only. */
+ * CASCADE_MISS (removed), CASCADE_EIO, CASCADE_ENOMEM, CASCADE_ECORRUPT (a part that was once read
+ * cannot be now; some may have been visited). The writing thread only. */
 int csc_segment_hiders(csc_tier *tier, uint32_t segment,
                        int (*visit)(void *context, const csc_binding *binding, bool is_delete),
                        void *context);
