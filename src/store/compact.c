@@ -438,9 +438,10 @@ static int finish(cascade_store *store, compactor *c)
     if (code == 0)
         code = csc_compact_move_hiders(store, c);
     csc_mark("compact: segment goes");
-    if (code == 0)
+    /* A miss: somebody else removed it, and it is still to be forgotten here. */
+    if (code == 0 || code == CASCADE_MISS)
         code = csc_segment_remove(store->file, segment);
-    if (code && code != CASCADE_MISS) /* which is: it has gone before */
+    if (code && code != CASCADE_MISS)
         return code;
     csc_count(&store->counters.compactions, 1);
     end(store, c, 0);

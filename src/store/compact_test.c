@@ -311,6 +311,28 @@ static void chains_lie_together(void **state)
     st_close(&store);
 }
 
+/* Another node of this rank took a sealed segment for abandoned: it is not tried again for ever. */
+static void one_that_somebody_removed_is_forgotten(void **state)
+{
+    cascade_gc_report report;
+    cascade_store *store = st_open_with(small_segments());
+    size_t files;
+
+    (void)state;
+    put_range(store, 0, 100);
+    files = st_segment_count();
+    assert_true(files > 2);
+    for (uint64_t i = 0; i < 100; i++)
+        if (i % 5)
+            assert_int_equal(st_delete(store, i), 0);
+    assert_int_equal(unlink(st_segment_path(0)), 0);
+    for (int i = 0; i < 3; i++) /* the first may fail where blocks were to be copied from it */
+        (void)cascade_store_gc(store, false, &report, NULL, NULL);
+    assert_int_equal(cascade_store_gc(store, false, &report, NULL, NULL), 0);
+    assert_int_equal(report.moved_segments, 0);
+    st_close(&store);
+}
+
 /* What hides nothing any more is given up, however old the blocks beside it are. */
 static void deletes_do_not_stay_for_ever(void **state)
 {
@@ -551,12 +573,19 @@ static void a_bind_that_hides_another_goes(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        CASE(deletes_give_space_back),        CASE(waste_stays_small),
-        CASE(deletes_survive_their_segment),  CASE(what_is_not_a_block_outlives_its_segment),
-        CASE(compacted_then_killed),          CASE(chains_lie_together),
-        CASE(deletes_do_not_stay_for_ever),   CASE(churn_under_a_budget),
-        CASE(a_bind_that_hides_another_goes), CASE(keys_are_no_waste),
-        CASE(a_flush_does_not_wait_for_a_gc), CASE(put_again_while_it_is_moved),
+        CASE(deletes_give_space_back),
+        CASE(waste_stays_small),
+        CASE(deletes_survive_their_segment),
+        CASE(what_is_not_a_block_outlives_its_segment),
+        CASE(compacted_then_killed),
+        CASE(chains_lie_together),
+        CASE(one_that_somebody_removed_is_forgotten),
+        CASE(deletes_do_not_stay_for_ever),
+        CASE(churn_under_a_budget),
+        CASE(a_bind_that_hides_another_goes),
+        CASE(keys_are_no_waste),
+        CASE(a_flush_does_not_wait_for_a_gc),
+        CASE(put_again_while_it_is_moved),
     };
 
     return cmocka_run_group_tests_name("compaction", tests, NULL, NULL);

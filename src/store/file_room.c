@@ -171,6 +171,12 @@ static bool hurry(cascade_store *store)
            can_be_moved(store, &info) && csc_compact_segment(store, info.segment) == 0;
 }
 
+/* A writer that has no rest gives the background none either. */
+static bool is_wasteful(cascade_store *store)
+{
+    return csc_segment_used_bytes(store->file) * 4 > csc_segment_live_bytes(store->file) * 5;
+}
+
 /* Ends the open segment, so that it can be emptied. Without its index if there is no room for that: what
  * is dead in it is the room. */
 static int end_open(cascade_store *store)
@@ -222,7 +228,7 @@ int csc_file_room_make(cascade_store *store, uint64_t bytes, size_t records, siz
         if (live + bytes > target && drop_down_to(store, live, target > bytes ? target - bytes : 0))
             continue;
         /* Deletes leave dead bytes that the background, at its rate, may not have given back yet. */
-        if (after > part * HURRY_PARTS && hurries > 0) {
+        if ((after > part * HURRY_PARTS || is_wasteful(store)) && hurries > 0) {
             hurries = hurry(store) ? hurries - 1 : 0;
             continue;
         }
