@@ -74,12 +74,13 @@ typedef struct csc_segment_item {
     bool ours_whole;  /* found at open: `ours` once all of it is read, if it does not grow until then */
     /* under the lock */
     uint64_t bytes;
-    uint64_t scanned;       /* records before this offset were visited, or written here */
-    uint64_t live_bytes;    /* of records that hold a retained place */
-    uint64_t log_entries;   /* in log records */
-    uint64_t log_deletes;   /* of them */
-    uint64_t index_bytes;   /* index and trailer; 0: not sealed */
-    uint64_t removals_then; /* how many segments had been removed when it was begun or found */
+    uint64_t scanned;           /* records before this offset were visited, or written here */
+    uint64_t last_at, last_sum; /* of the last of them that was visited: its offset and its checksum */
+    uint64_t live_bytes;        /* of records that hold a retained place */
+    uint64_t log_entries;       /* in log records */
+    uint64_t log_deletes;       /* of them */
+    uint64_t index_bytes;       /* index and trailer; 0: not sealed */
+    uint64_t removals_then;     /* how many segments had been removed when it was begun or found */
     csc_segment_binds binds;
     csc_segment_state state;
     csc_segment_file *file; /* NULL while not open for reading */

@@ -48,6 +48,7 @@ void csc_segment_loading_next(csc_segment_loading *l)
     l->item = NULL;
     l->file = NULL;
     l->cut = false;
+    l->last_at = l->last_sum = 0;
 }
 
 void csc_segment_loading_forget(csc_segment_loading *l)
@@ -406,7 +407,7 @@ static int fetch_record(csc_segment_loading *l, uint64_t at, bool ahead,
 int csc_segment_scan_records(csc_segment_loading *l)
 {
     const csc_segfmt_record *record = NULL;
-    uint64_t record_bytes = 0;
+    uint64_t record_bytes = 0, sum;
     bool ahead = !l->live; /* what ends a file that grows is looked at again and again */
     int rc = 0;
 
@@ -425,12 +426,26 @@ int csc_segment_scan_records(csc_segment_loading *l)
                         "reading an unsealed segment ends: %s", csc_fail_text());
             return 0;
         }
+        sum = record->checksum;
         rc = record->type == CSC_SEGFMT_RECORD_BLOCK ? visit_block(l, record) : visit_log(l, record);
-        if (rc == 0)
+        if (rc == 0) {
+            l->last_at = l->from;
+            l->last_sum = sum;
             l->from += record_bytes;
+        }
         ahead = record_bytes <= NEAR_BYTES;
     }
     return rc;
+}
+
+int csc_segment_scan_has(csc_segment_loading *l, uint64_t at, uint64_t sum, bool *has)
+{
+    const csc_segfmt_record *record;
+    uint64_t record_bytes;
+    int rc = at < l->size ? fetch_record(l, at, false, &record, &record_bytes) : CASCADE_ECORRUPT;
+
+    *has = rc == 0 && record->checksum == sum;
+    return rc == CASCADE_ECORRUPT ? 0 : rc;
 }
 
 /* ---- what hides older binds ------------------------------------------------------------------------

@@ -18,6 +18,8 @@ typedef struct csc_segment_loading {
     uint64_t key_id;
     uint64_t size;       /* of the file, whole pages */
     uint64_t from;       /* records before this offset were visited, or are left out */
+    uint64_t last_at;    /* of the last record that was visited by its header, 0: none */
+    uint64_t last_sum;   /* and its checksum */
     bool live;           /* a refresh: other handles write meanwhile */
     bool went;           /* a refresh: a file was gone that had just been there */
     bool all_or_nothing; /* what cannot be read fails the reading; else it ends there */
@@ -44,6 +46,9 @@ int csc_segment_load_page(csc_segment_loading *l, const csc_segment_name *named,
 int csc_segment_load_index(csc_segment_loading *l, bool *sound);
 /** Visits whole records from `from` on, by their headers, and moves `from` behind them. */
 int csc_segment_scan_records(csc_segment_loading *l);
+/** Whether the record at `at` is the one with that checksum. An unsealed segment's writer may have cut
+ * off what he could not write as a whole, and gone on from there. Errors: CASCADE_EIO. */
+int csc_segment_scan_has(csc_segment_loading *l, uint64_t at, uint64_t sum, bool *has);
 
 /* ---- segment_open.c --------------------------------------------------------------------------- */
 

@@ -137,6 +137,8 @@ static int load_records(csc_segment_loading *l, const csc_segment_name *named)
         rc = csc_io_sync_directory(l->t->io, l->t->directory);
     pthread_mutex_lock(&l->t->lock);
     l->item->scanned = l->from;
+    l->item->last_at = l->last_at;
+    l->item->last_sum = l->last_sum;
     if (rc == 0 && sound)
         l->item->state = CSC_SEGMENT_SEALED;
     pthread_mutex_unlock(&l->t->lock);

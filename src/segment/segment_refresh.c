@@ -186,6 +186,10 @@ static void note_progress(csc_segment_loading *l, uint64_t begun, bool all, bool
     sealed &= all;
     if (l->item->scanned == begun) {
         l->item->scanned = l->from;
+        if (l->last_at) {
+            l->item->last_at = l->last_at;
+            l->item->last_sum = l->last_sum;
+        }
         if (sealed && l->item->state == CSC_SEGMENT_UNSEALED)
             l->item->state = CSC_SEGMENT_SEALED;
     }
@@ -194,6 +198,17 @@ static void note_progress(csc_segment_loading *l, uint64_t begun, bool all, bool
     else if (sealed || l->from != begun)
         l->item->ours = false; /* its writer lives */
     pthread_mutex_unlock(&l->t->lock);
+}
+
+/* Where to read on. After a write that failed the writer cuts off the whole batch, of which some records
+ * may have been visited, and other ones come in their place: then all of it is read again. */
+static int find_start(csc_segment_loading *l, uint64_t scanned)
+{
+    bool has = true;
+    int rc = l->item->last_at ? csc_segment_scan_has(l, l->item->last_at, l->item->last_sum, &has) : 0;
+
+    l->from = rc || has ? scanned : PAGE;
+    return rc;
 }
 
 /* Reads on in an unsealed segment. */
@@ -221,8 +236,8 @@ static int read_more(csc_segment_loading *l, const known *k)
         l->key_id = k->item->key_id;
         l->source = (csc_segment_source){.segment = k->index, .rank = k->name.rank};
         l->size = bytes - bytes % PAGE;
-        l->from = begun;
-        if (l->from < l->size)
+        rc = find_start(l, begun);
+        if (rc == 0 && l->from < l->size)
             rc = csc_segment_load_index(l, &sound);
         if (rc == 0 && !sound)
             rc = csc_segment_scan_records(l);
