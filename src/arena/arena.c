@@ -29,13 +29,42 @@
 #define SPILL_MAX   (UINT32_C(1) << 22)
 #define PAGE_MAX    (UINT32_MAX / 2)
 
-static void clear_slots(csc_arena *arena, uint32_t area)
+static char *slots_of(csc_arena *arena)
 {
-    char *region = arena->base + arena->header->geometry.slots_offset;
-    _Atomic uint64_t *words = (void *)(region + CSC_SLOT_CLAIMS_BYTES);
+    return arena->base + arena->header->geometry.slots_offset;
+}
+
+void csc_arena_clear_area(csc_arena *arena, uint32_t area)
+{
+    _Atomic uint64_t *words = (void *)(slots_of(arena) + CSC_AREA_SLOTS_OFFSET(area));
+    _Atomic uint64_t *ring = (void *)(slots_of(arena) + CSC_AREA_RING_OFFSET(area));
 
     for (uint32_t i = 0; i < CSC_AREA_SLOTS; i++)
-        atomic_store(&words[(size_t)area * CSC_AREA_SLOTS + i], 0);
+        atomic_store(&words[i], 0);
+    for (uint32_t i = 0; area && i < CSC_AREA_RING_BYTES / sizeof *ring; i++)
+        atomic_store_explicit(&ring[i], 0, memory_order_relaxed);
+}
+
+int csc_arena_allocate_area(csc_arena *arena, uint32_t area)
+{
+    uint64_t start = arena->header->geometry.slots_offset;
+    int code =
+        csc_arena_allocate_range(arena, start + CSC_AREA_SLOTS_OFFSET(area), CSC_AREA_SLOTS_BYTES);
+
+    return code ? code
+                : csc_arena_allocate_range(arena, start + CSC_AREA_RING_OFFSET(area),
+                                           CSC_AREA_RING_BYTES);
+}
+
+_Atomic uint64_t *csc_arena_ring(csc_arena *arena, uint32_t area, _Atomic uint64_t **taken)
+{
+    _Atomic uint32_t *claims = (void *)slots_of(arena);
+    char *ring = slots_of(arena) + CSC_AREA_RING_OFFSET(area);
+
+    if (area == 0 || atomic_load(&claims[area]) == 0)
+        return NULL;
+    *taken = (void *)ring;
+    return (void *)(ring + 4096);
 }
 
 static uint64_t round_up(uint64_t value, uint64_t unit)
@@ -118,7 +147,7 @@ static void place_regions(csc_arena_geometry *geometry, uint32_t page_bytes, uin
     uint64_t offset = CSC_ARENA_HEADER_BYTES;
 
     geometry->slots_offset = offset;
-    offset += CSC_SLOT_CLAIMS_BYTES + (uint64_t)CSC_SLOT_AREAS * CSC_AREA_SLOTS * sizeof(uint64_t);
+    offset += CSC_SLOTS_BYTES;
     for (unsigned i = 0; i < CSC_REGION_COUNT; i++) {
         offset = round_up(offset, CSC_HUGE_BYTES);
         geometry->regions[i] =
@@ -223,8 +252,7 @@ static int make_file(csc_arena *arena, const csc_arena_options *options)
                               (unsigned long long)geometry->file_bytes);
         goto out;
     }
-    code = csc_arena_allocate_range(
-        arena, 0, geometry->slots_offset + CSC_SLOT_CLAIMS_BYTES + CSC_AREA_SLOTS * sizeof(uint64_t));
+    code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_AREA_SLOTS_OFFSET(1));
     if (code == 0)
         code = map_file(arena, geometry->file_bytes);
     if (code == 0) {
@@ -337,14 +365,11 @@ static int fill_holes(csc_arena *arena)
 {
     const csc_arena_geometry *geometry = &arena->header->geometry;
     const _Atomic uint32_t *claims = (void *)(arena->base + geometry->slots_offset);
-    const uint64_t area_bytes = CSC_AREA_SLOTS * sizeof(uint64_t);
-    int code =
-        csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_SLOT_CLAIMS_BYTES + area_bytes);
+    int code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_AREA_SLOTS_OFFSET(1));
 
     for (uint32_t area = 1; code == 0 && area < CSC_SLOT_AREAS; area++)
         if (atomic_load(&claims[area]))
-            code = csc_arena_allocate_range(
-                arena, geometry->slots_offset + CSC_SLOT_CLAIMS_BYTES + area * area_bytes, area_bytes);
+            code = csc_arena_allocate_area(arena, area);
     for (unsigned i = 0; code == 0 && i < CSC_REGION_COUNT; i++) {
         const csc_arena_region *region = &geometry->regions[i];
         uint64_t bytes = (uint64_t)csc_region_used(arena, i) * region->element_bytes;
@@ -364,7 +389,7 @@ static int take_over(csc_arena *arena, uint64_t file_bytes)
     if (code)
         return code;
     /* A dead owner's own slots held nothing that outlives it, and would look like guards for ever. */
-    clear_slots(arena, 0);
+    csc_arena_clear_area(arena, 0);
     csc_arena_clear_dead_clients(arena);
     atomic_store(&arena->ready_bytes,
                  (uint64_t)csc_region_used(arena, CSC_REGION_PAGES) * csc_arena_page_bytes(arena));
@@ -481,8 +506,7 @@ const char *csc_arena_path(const csc_arena *arena)
 
 void csc_arena_clear_dead_clients(csc_arena *arena)
 {
-    char *region = arena->base + arena->header->geometry.slots_offset;
-    _Atomic uint32_t *claims = (void *)region;
+    _Atomic uint32_t *claims = (void *)slots_of(arena);
 
     for (uint32_t area = 1; area < CSC_SLOT_AREAS; area++) {
         struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + area, .l_len = 1};
@@ -492,7 +516,7 @@ void csc_arena_clear_dead_clients(csc_arena *arena)
         /* Held by this process meanwhile, so that a new client cannot claim it half cleared. */
         if (fcntl(arena->fd, F_OFD_SETLK, &lock) != 0)
             continue;
-        clear_slots(arena, area);
+        csc_arena_clear_area(arena, area);
         atomic_store(&claims[area], 0);
         lock.l_type = F_UNLCK;
         fcntl(arena->fd, F_OFD_SETLK, &lock);

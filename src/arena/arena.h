@@ -108,18 +108,23 @@ void csc_arena_copy_out(csc_arena *arena, const csc_extents *extents, uint64_t o
 /** The arena seen through the table of tiers (src/tier/tier.h); borrowed. */
 csc_tier *csc_arena_tier(csc_arena *arena);
 
-/* ---- readers in other processes --------------------------------------------------------------- */
-
-typedef struct csc_arena_reader csc_arena_reader;
+/* ---- in other processes ----------------------------------------------------------------------- */
 
 /**
- * Maps a live arena for reading and claims a slot area (by a lock that the kernel drops when this
- * process dies). Errors: CASCADE_ENOSTORE, CASCADE_EFORMAT, CASCADE_EAGAIN (all areas taken, or the
- * arena is being made), CASCADE_EACCES, CASCADE_ENOSPC.
+ * Maps a live arena that another process owns and claims a slot area, by a lock that the kernel drops
+ * when this process dies. By its path, or (`fd` not negative) by a descriptor, which stays the caller's.
+ * All but slots and rings is mapped read-only; the pages once more for writing, by which
+ * csc_arena_copy_in goes. Of the calls above such an arena has those about bytes, base, path, page_bytes
+ * and after_fork. Errors: CASCADE_ENOSTORE, CASCADE_EFORMAT, CASCADE_ECORRUPT, CASCADE_EAGAIN (all areas
+ * taken, or the arena is being made), CASCADE_EACCES, CASCADE_ENOSPC, CASCADE_ENOMEM.
  */
-int csc_arena_reader_open(const char *path, csc_arena_reader **reader);
-void csc_arena_reader_close(csc_arena_reader **reader);
-void *csc_arena_reader_base(csc_arena_reader *reader);
-uint32_t csc_arena_reader_area(const csc_arena_reader *reader);
+int csc_arena_attach(const char *path, int fd, csc_arena **arena);
+/** Gives the area up and unmaps. NULL inside is accepted. */
+void csc_arena_detach(csc_arena **arena);
+/** The slot area of an attached one; 0: the owner's. */
+uint32_t csc_arena_area(const csc_arena *arena);
+/** The ring of an area's touches: how many were ever taken, and the notes. NULL: nobody claims it, or it
+ * is the owner's. */
+_Atomic uint64_t *csc_arena_ring(csc_arena *arena, uint32_t area, _Atomic uint64_t **taken);
 
 #endif

@@ -16,6 +16,7 @@ typedef struct byte_walk {
     const csc_spill_entry *spill; /* of the current run, NULL among the inline ones */
     uint32_t run;                 /* within its group */
     uint32_t left;                /* runs after this one */
+    char *pages;                  /* of the mapping to go by */
     char *at;
     uint64_t room; /* bytes from `at` to the run's end */
 } byte_walk;
@@ -25,13 +26,13 @@ static void load_run(byte_walk *cursor)
     const csc_extent *runs = cursor->spill ? cursor->spill->extents : cursor->extents->first;
     uint64_t page_bytes = csc_arena_page_bytes(cursor->arena);
 
-    cursor->at = csc_region_start(cursor->arena, CSC_REGION_PAGES) + runs[cursor->run].page * page_bytes;
+    cursor->at = cursor->pages + runs[cursor->run].page * page_bytes;
     cursor->room = runs[cursor->run].count * page_bytes;
 }
 
-static void start(byte_walk *cursor, csc_arena *arena, const csc_extents *extents)
+static void start(byte_walk *cursor, csc_arena *arena, const csc_extents *extents, char *pages)
 {
-    *cursor = (byte_walk){.arena = arena, .extents = extents};
+    *cursor = (byte_walk){.arena = arena, .extents = extents, .pages = pages};
     if (extents->count == 0)
         return;
     cursor->left = extents->count - 1;
@@ -75,7 +76,7 @@ size_t csc_arena_pieces(csc_arena *arena, const csc_extents *extents, uint64_t o
 
     if (bytes == 0)
         return 0;
-    start(&cursor, arena, extents);
+    start(&cursor, arena, extents, csc_region_start(arena, CSC_REGION_PAGES));
     skip(&cursor, offset);
     while (bytes) {
         uint64_t part = bytes < cursor.room ? bytes : cursor.room;
@@ -95,7 +96,8 @@ void csc_arena_copy_in(csc_arena *arena, const csc_extents *extents, const casca
     byte_walk cursor;
     uint64_t total = 0;
 
-    start(&cursor, arena, extents);
+    start(&cursor, arena, extents,
+          arena->fill ? arena->fill : csc_region_start(arena, CSC_REGION_PAGES));
     for (size_t i = 0; i < piece_count; i++) {
         const char *from = pieces[i].data;
         uint64_t left = pieces[i].bytes;
@@ -121,7 +123,7 @@ void csc_arena_copy_out(csc_arena *arena, const csc_extents *extents, uint64_t o
     byte_walk cursor;
     uint64_t total = 0;
 
-    start(&cursor, arena, extents);
+    start(&cursor, arena, extents, csc_region_start(arena, CSC_REGION_PAGES));
     skip(&cursor, offset);
     for (size_t i = 0; i < piece_count; i++) {
         char *to = pieces[i].data;

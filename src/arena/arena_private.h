@@ -30,7 +30,9 @@ struct csc_arena {
     int fd; /* holds the lock */
     char path[4096 + 64];
     char *base;
+    char *fill; /* of an arena that another process owns: its pages, mapped for writing */
     uint64_t mapped_bytes;
+    uint32_t area; /* of an arena that another process owns; 0: this one does */
     csc_arena_header *header;
     pthread_mutex_t grow_lock; /* of the pages' frontier */
     pthread_t prefault_thread;
@@ -59,6 +61,11 @@ static inline uint32_t csc_region_used(const csc_arena *arena, unsigned region)
 /** Whether a header can be that of an arena whose file has `file_bytes`. Errors: CASCADE_EFORMAT,
  * CASCADE_ECORRUPT. */
 int csc_arena_check_header(const csc_arena_header *header, uint64_t file_bytes, const char *path);
+
+/** Space for an area's slots and ring. Errors: CASCADE_ENOSPC. */
+int csc_arena_allocate_area(csc_arena *arena, uint32_t area);
+/** Clears an area's slots and ring, which are allocated. */
+void csc_arena_clear_area(csc_arena *arena, uint32_t area);
 
 /* arena_pages.c */
 int csc_pages_init(csc_pages *pages, uint32_t page_count);

@@ -22,7 +22,7 @@
 #include <stdint.h>
 
 #define CSC_ARENA_MAGIC           UINT64_C(0x314e455241435343) /* "CSCAREN1" */
-#define CSC_ARENA_VERSION         1u
+#define CSC_ARENA_VERSION         2u
 #define CSC_ARENA_HEADER_BYTES    8192u
 #define CSC_ARENA_DIRECTORY_BYTES 4096u
 
@@ -39,11 +39,22 @@ enum {
     32u /* area 0 is the owner's; each other belongs to the holder of its lock byte                     \
          */
 #define CSC_AREA_SLOTS 4096u /* words an area */
+#define CSC_AREA_NOTES 8192u /* of an area's ring of touches, a power of two; the owner's is not used   \
+                              */
 
 /* The region begins with a page of claims: claims[a] is the pid of area a's holder, 0 for none. A client
  * allocates its area, then claims it; the owner clears the claim of a holder whose lock is gone. Lock
  * byte 0 of the file is the owner's, byte 1 + a is that of area a's holder. */
 #define CSC_SLOT_CLAIMS_BYTES 4096u
+
+/* The parts of the region: claims, the areas' slots, the areas' rings. A ring is a page that begins with
+ * the number of notes ever taken, then the notes. */
+#define CSC_AREA_SLOTS_BYTES        (CSC_AREA_SLOTS * sizeof(uint64_t))
+#define CSC_AREA_RING_BYTES         (4096u + CSC_AREA_NOTES * sizeof(uint64_t))
+#define CSC_AREA_SLOTS_OFFSET(area) (CSC_SLOT_CLAIMS_BYTES + (uint64_t)(area)*CSC_AREA_SLOTS_BYTES)
+#define CSC_AREA_RING_OFFSET(area)                                                                      \
+    (CSC_AREA_SLOTS_OFFSET(CSC_SLOT_AREAS) + (uint64_t)(area)*CSC_AREA_RING_BYTES)
+#define CSC_SLOTS_BYTES CSC_AREA_RING_OFFSET(CSC_SLOT_AREAS)
 
 /* A slot word: 0 is free; the top bits tell guard from pin. */
 #define CSC_SLOT_GUARD      (UINT64_C(1) << 62) /* low bits: the epoch the reader began in */

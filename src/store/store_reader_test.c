@@ -168,7 +168,7 @@ static void read_one(const csc_index *index, csc_slots *slots, uint32_t number)
 
 static void read_all_the_while(void)
 {
-    csc_arena_reader *reader = NULL;
+    csc_arena *reader = NULL;
     uint64_t seed = 777;
     csc_index index;
     csc_slots slots;
@@ -179,15 +179,15 @@ static void read_all_the_while(void)
 
         atomic_fetch_add(&scene_now->rounds, 1);
         if (!reader) {
-            if (!scene_find_arena(path, sizeof path) || csc_arena_reader_open(path, &reader) != 0) {
+            if (!scene_find_arena(path, sizeof path) || csc_arena_attach(path, -1, &reader) != 0) {
                 usleep(500);
                 continue;
             }
-            csc_index_attach(&index, csc_arena_reader_base(reader));
-            csc_slots_attach(&slots, csc_arena_reader_base(reader), csc_arena_reader_area(reader), NULL);
+            csc_index_attach(&index, csc_arena_base(reader));
+            csc_slots_attach(&slots, csc_arena_base(reader), csc_arena_area(reader), NULL);
         }
         if (atomic_load(&index.header->state) != CSC_ARENA_LIVE) {
-            csc_arena_reader_close(&reader);
+            csc_arena_detach(&reader);
             continue;
         }
         for (int i = 0; i < 16 && begun; i++) {
@@ -196,7 +196,7 @@ static void read_all_the_while(void)
         }
         usleep(50); /* two cores serve everybody */
     }
-    csc_arena_reader_close(&reader);
+    csc_arena_detach(&reader);
     _exit(0);
 }
 
