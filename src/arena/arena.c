@@ -45,23 +45,18 @@ void csc_arena_clear_area(csc_arena *arena, uint32_t area)
         atomic_store_explicit(&ring[i], 0, memory_order_relaxed);
 }
 
-int csc_arena_allocate_area(csc_arena *arena, uint32_t area)
+bool csc_arena_is_claimed(const csc_arena *arena, uint32_t area)
 {
-    uint64_t start = arena->header->geometry.slots_offset;
-    int code =
-        csc_arena_allocate_range(arena, start + CSC_AREA_SLOTS_OFFSET(area), CSC_AREA_SLOTS_BYTES);
+    const _Atomic uint32_t *claims = (const void *)(arena->base + arena->header->geometry.slots_offset);
 
-    return code ? code
-                : csc_arena_allocate_range(arena, start + CSC_AREA_RING_OFFSET(area),
-                                           CSC_AREA_RING_BYTES);
+    return area > 0 && area < CSC_SLOT_AREAS && atomic_load(&claims[area]);
 }
 
 _Atomic uint64_t *csc_arena_ring(csc_arena *arena, uint32_t area, _Atomic uint64_t **taken)
 {
-    _Atomic uint32_t *claims = (void *)slots_of(arena);
     char *ring = slots_of(arena) + CSC_AREA_RING_OFFSET(area);
 
-    if (area == 0 || atomic_load(&claims[area]) == 0)
+    if (!csc_arena_is_claimed(arena, area))
         return NULL;
     *taken = (void *)ring;
     return (void *)(ring + 4096);
@@ -252,7 +247,7 @@ static int make_file(csc_arena *arena, const csc_arena_options *options)
                               (unsigned long long)geometry->file_bytes);
         goto out;
     }
-    code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_AREA_SLOTS_OFFSET(1));
+    code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_SLOTS_BYTES);
     if (code == 0)
         code = map_file(arena, geometry->file_bytes);
     if (code == 0) {
@@ -364,12 +359,8 @@ static int look_at(const csc_arena *arena, const csc_arena_options *options, csc
 static int fill_holes(csc_arena *arena)
 {
     const csc_arena_geometry *geometry = &arena->header->geometry;
-    const _Atomic uint32_t *claims = (void *)(arena->base + geometry->slots_offset);
-    int code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_AREA_SLOTS_OFFSET(1));
+    int code = csc_arena_allocate_range(arena, 0, geometry->slots_offset + CSC_SLOTS_BYTES);
 
-    for (uint32_t area = 1; code == 0 && area < CSC_SLOT_AREAS; area++)
-        if (atomic_load(&claims[area]))
-            code = csc_arena_allocate_area(arena, area);
     for (unsigned i = 0; code == 0 && i < CSC_REGION_COUNT; i++) {
         const csc_arena_region *region = &geometry->regions[i];
         uint64_t bytes = (uint64_t)csc_region_used(arena, i) * region->element_bytes;
@@ -491,6 +482,9 @@ void csc_arena_after_fork(csc_arena *arena)
 
 void csc_arena_leave(csc_arena *arena)
 {
+    if (arena->fill)
+        munmap(arena->fill,
+               arena->mapped_bytes - arena->header->geometry.regions[CSC_REGION_PAGES].offset);
     munmap(arena->base, arena->mapped_bytes);
 }
 

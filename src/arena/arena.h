@@ -123,6 +123,8 @@ int csc_arena_attach(const char *path, int fd, csc_arena **arena);
 void csc_arena_detach(csc_arena **arena);
 /** The slot area of an attached one; 0: the owner's. */
 uint32_t csc_arena_area(const csc_arena *arena);
+/** Whether a client holds that area, as of the last csc_arena_clear_dead_clients. */
+bool csc_arena_is_claimed(const csc_arena *arena, uint32_t area);
 /** The ring of an area's touches: how many were ever taken, and the notes. NULL: nobody claims it, or it
  * is the owner's. */
 _Atomic uint64_t *csc_arena_ring(csc_arena *arena, uint32_t area, _Atomic uint64_t **taken);

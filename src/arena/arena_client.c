@@ -22,13 +22,9 @@ static int claim_area(csc_arena *arena)
 
     for (uint32_t area = 1; area < CSC_SLOT_AREAS; area++) {
         struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = 1 + area, .l_len = 1};
-        int code;
 
         if (fcntl(arena->fd, F_OFD_SETLK, &lock) != 0)
             continue;
-        code = csc_arena_allocate_area(arena, area);
-        if (code)
-            return code;
         csc_arena_clear_area(arena, area); /* a dead holder's pins are nobody's */
         atomic_store(&claims[area], (uint32_t)getpid());
         arena->area = area;

@@ -62,9 +62,7 @@ static inline uint32_t csc_region_used(const csc_arena *arena, unsigned region)
  * CASCADE_ECORRUPT. */
 int csc_arena_check_header(const csc_arena_header *header, uint64_t file_bytes, const char *path);
 
-/** Space for an area's slots and ring. Errors: CASCADE_ENOSPC. */
-int csc_arena_allocate_area(csc_arena *arena, uint32_t area);
-/** Clears an area's slots and ring, which are allocated. */
+/** Clears an area's slots and ring. */
 void csc_arena_clear_area(csc_arena *arena, uint32_t area);
 
 /* arena_pages.c */

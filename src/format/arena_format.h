@@ -39,8 +39,9 @@ enum {
     32u /* area 0 is the owner's; each other belongs to the holder of its lock byte                     \
          */
 #define CSC_AREA_SLOTS 4096u /* words an area */
-#define CSC_AREA_NOTES 8192u /* of an area's ring of touches, a power of two; the owner's is not used   \
-                              */
+#define CSC_AREA_NOTES                                                                                  \
+    4096u /* of an area's ring of touches, a power of two; the owner's is not used                      \
+           */
 
 /* The region begins with a page of claims: claims[a] is the pid of area a's holder, 0 for none. A client
  * allocates its area, then claims it; the owner clears the claim of a holder whose lock is gone. Lock

@@ -115,9 +115,34 @@ static void see_note(void *context, uint64_t note, uint32_t before)
     }
 }
 
+/* A client's match could not write the leases; its owner does, before he chooses who leaves. Any number
+ * may stand in the note. */
+static void see_client_note(void *context, uint64_t note, uint32_t before)
+{
+    cascade_store *store = context;
+    uint32_t number = (uint32_t)note;
+    uint64_t now_ms = csc_clock_coarse_ms();
+
+    if (number < store->contents_made) {
+        if (note & CSC_TOUCH_LEASE_END)
+            csc_lease_end(csc_content_at(store, number));
+        else if ((note & CSC_TOUCH_ITEM) && (note & CSC_TOUCH_MATCH))
+            csc_lease_add(csc_content_at(store, number), now_ms, now_ms + store->config.lease_ms);
+    }
+    see_note(store, note, before);
+}
+
 void csc_touches_pass_on(cascade_store *store)
 {
     csc_touch_drain(&store->touch, see_note, store);
+    for (uint32_t area = 1; area < CSC_SLOT_AREAS; area++) {
+        _Atomic uint64_t *head, *ring = csc_arena_ring(store->arena, area, &head);
+
+        if (!ring)
+            continue;
+        csc_touch_attach(&store->client_touches[area], ring, head);
+        csc_touch_drain(&store->client_touches[area], see_client_note, store);
+    }
 }
 
 void csc_ahead_from(cascade_store *store, uint32_t content)
