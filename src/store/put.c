@@ -1,79 +1,20 @@
 /* SPDX-License-Identifier: MIT */
 /* Putting and deleting by key. */
+#include "store/put.h"
 #include "base/clock.h"
 #include "base/fail.h"
 #include "base/mark.h"
-#include "store/store_private.h"
 
 #include <stdlib.h>
 #include <string.h>
 
 #define PUT_ATTEMPTS 16
 
-/* ---- cycles ---------------------------------------------------------------------------------- */
-
-/* A put can close a circle only if its key was named as a parent while it was absent. Which were is kept
- * in a Bloom filter; only a key found there pays for the walk up its ancestors. */
-
-static void filter_bits(const csc_index *index, const cascade_key *key, uint32_t bits[2])
-{
-    uint64_t hash = csc_checksum(key->bytes, sizeof key->bytes, ~index->hash_seed);
-
-    bits[0] = (uint32_t)hash % (CSC_PARENTS_WANTED_WORDS * 64);
-    bits[1] = (uint32_t)(hash >> 32) % (CSC_PARENTS_WANTED_WORDS * 64);
-}
-
-void csc_want_parent(cascade_store *store, const cascade_key *key)
-{
-    uint32_t bits[2];
-
-    filter_bits(&store->index, key, bits);
-    for (int i = 0; i < 2; i++)
-        store->parents_wanted[bits[i] / 64] |= UINT64_C(1) << bits[i] % 64;
-}
-
-static bool is_wanted(const cascade_store *store, const cascade_key *key)
-{
-    uint32_t bits[2];
-
-    filter_bits(&store->index, key, bits);
-    return store->parents_wanted[bits[0] / 64] >> bits[0] % 64 &
-           store->parents_wanted[bits[1] / 64] >> bits[1] % 64 & 1;
-}
-
 static uint32_t find(const cascade_store *store, const cascade_key *key)
 {
     bool lost = false;
 
     return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
-}
-
-/* Whether `key` is an ancestor of `parent`. */
-static bool closes_circle(cascade_store *store, const cascade_key *key, const cascade_key *parent)
-{
-    for (uint64_t steps = 0; steps <= store->key_count; steps++) {
-        uint32_t number;
-
-        if (memcmp(key->bytes, parent->bytes, sizeof key->bytes) == 0)
-            return true;
-        number = find(store, parent);
-        if (number == CSC_NUMBER_NONE ||
-            !(atomic_load(&csc_key_at(store, number)->state) & CSC_KEY_HAS_PARENT))
-            return false;
-        parent = &csc_key_at(store, number)->parent;
-    }
-    return true;
-}
-
-static int check_parent(cascade_store *store, const cascade_put *put)
-{
-    if (!put->has_parent)
-        return 0;
-    if (is_wanted(store, &put->key) && closes_circle(store, &put->key, &put->parent))
-        return csc_fail(CASCADE_EINVAL, "the key is an ancestor of its own parent");
-    if (find(store, &put->parent) == CSC_NUMBER_NONE)
-        csc_want_parent(store, &put->parent);
-    return 0;
 }
 
 /* ---- a key that is bound --------------------------------------------------------------------- */
@@ -257,7 +198,7 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
         return CASCADE_EEXIST;
     if (then != CSC_NUMBER_NONE)
         csc_want_parent(store, &put->key); /* its children are there */
-    code = check_parent(store, put);
+    code = csc_circle_check(store, put);
     if (code)
         return code;
     csc_touches_pass_on(store);
@@ -265,6 +206,7 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
         binding.parent = put->parent;
     binding.sequence = csc_next_sequence(store);
     csc_mark("put: bytes in pages");
+    entry->file = (csc_place){0}; /* where a client's area stood */
     /* Whole from here on; without a key it is nobody's yet. */
     atomic_store(&entry->state, (atomic_load(&entry->state) & ~(uint64_t)CSC_CONTENT_FILLING) |
                                     CSC_CONTENT_LIVE | CSC_CONTENT_RESIDENT);
@@ -288,47 +230,86 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
     return 0;
 }
 
-static int put_new(cascade_store *store, cascade_put *put, uint64_t k_bytes, uint64_t v_bytes, bool tail,
-                   bool *request_refused)
+static csc_reservation reservation_of(const cascade_put *put, uint64_t k_bytes, uint64_t v_bytes,
+                                      bool tail)
 {
-    csc_room_request room = {
-        .bytes = k_bytes + v_bytes, .item = CSC_NUMBER_NONE, .tail = tail, .may_wait = true};
-    csc_content content = {.tenant = put->tenant, .k_bytes = k_bytes, .v_bytes = v_bytes};
-    csc_extents extents;
-    uint32_t number;
-    int code;
+    return (csc_reservation){
+        .put = *put,
+        .k_bytes = k_bytes,
+        .v_bytes = v_bytes,
+        .room = {.bytes = k_bytes + v_bytes, .item = CSC_NUMBER_NONE, .tail = tail, .may_wait = true}};
+}
 
-    code = csc_room_take(store, &room, &extents);
+/* Takes pages for a put, in a content that is nobody's yet. `room`: its bytes, and how it may be had. */
+static int take_pages(cascade_store *store, csc_reservation *made)
+{
+    csc_content content = {
+        .tenant = made->put.tenant, .k_bytes = made->k_bytes, .v_bytes = made->v_bytes};
+    csc_extents extents;
+    int code = csc_room_take(store, &made->room, &extents);
+
     if (code)
         return code;
-    /* Once one block of a request is refused, those after it are useless in dram. */
-    room.refused = *request_refused = room.refused || *request_refused;
     pthread_mutex_lock(&store->lock);
-    code = csc_content_make(store, &content, &number);
-    if (code == 0)
-        csc_content_at(store, number)->dram = extents;
-    pthread_mutex_unlock(&store->lock);
-    if (code) {
-        csc_arena_free(store->arena, &extents);
-        return code;
+    code = csc_content_make(store, &content, &made->content);
+    if (code == 0) {
+        csc_content_at(store, made->content)->dram = extents;
+        csc_content_at(store, made->content)->file.words[0] = made->area;
     }
-    csc_mark("put: pages taken");
-    code = copy_in(store, &extents, &put->block);
+    pthread_mutex_unlock(&store->lock);
+    if (code)
+        csc_arena_free(store->arena, &extents);
+    else
+        csc_mark("put: pages taken");
+    return code;
+}
+
+/* The pages are filled: `code` 0, else they are given back. */
+static int end_put(cascade_store *store, csc_reservation *made, cascade_put *put, int code)
+{
     pthread_mutex_lock(&store->lock);
     if (code == 0)
-        code = commit(store, put, number, &room);
-    if (code)
-        csc_content_abandon(store, number);
+        code = commit(store, put, made->content, &made->room);
+    if (code && code != CASCADE_EEXIST)
+        csc_content_abandon(store, made->content);
     pthread_mutex_unlock(&store->lock);
     if (code == 0)
         csc_count(&store->counters.puts, 1);
     return code;
 }
 
+void csc_put_abandon(cascade_store *store, csc_reservation *made)
+{
+    pthread_mutex_lock(&store->lock);
+    csc_content_abandon(store, made->content);
+    pthread_mutex_unlock(&store->lock);
+}
+
+/* Once one block of a request is refused, those after it are useless in dram. */
+static void pass_refusal_on(csc_reservation *made, bool *request_refused)
+{
+    made->room.refused = *request_refused = made->room.refused || *request_refused;
+}
+
+static int put_new(cascade_store *store, cascade_put *put, uint64_t k_bytes, uint64_t v_bytes, bool tail,
+                   bool *request_refused)
+{
+    csc_reservation made = reservation_of(put, k_bytes, v_bytes, tail);
+    int code = take_pages(store, &made);
+
+    if (code)
+        return code;
+    pass_refusal_on(&made, request_refused);
+    code = end_put(store, &made, put,
+                   copy_in(store, &csc_content_at(store, made.content)->dram, &put->block));
+    if (code == CASCADE_EEXIST)
+        csc_put_abandon(store, &made);
+    return code;
+}
+
 /* ---- waiting ----------------------------------------------------------------------------------- */
 
-/* Waits for the digest (and the disk) of what the key is bound to. */
-static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
+int csc_put_wait(cascade_store *store, cascade_put *put, uint32_t flags)
 {
     int code = 0;
     uint64_t attempt;
@@ -375,7 +356,7 @@ static int wait_for(cascade_store *store, cascade_put *put, uint32_t flags)
     return code;
 }
 
-/* ---- the calls --------------------------------------------------------------------------------- */
+/* ---- one put ----------------------------------------------------------------------------------- */
 
 static int check_fits(cascade_store *store, uint64_t bytes)
 {
@@ -391,19 +372,8 @@ static int check_fits(cascade_store *store, uint64_t bytes)
                     (unsigned long long)bytes, (unsigned long long)budget);
 }
 
-static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool tail, bool *refused)
+static int check_put(const cascade_put *put, uint64_t k_bytes, uint64_t v_bytes)
 {
-    uint64_t k_bytes, v_bytes;
-    cascade_info info;
-    bool raced = false, yielded = false;
-    int code;
-
-    put->existed = put->has_id = false;
-    code = csc_pieces_sum(put->block.k, put->block.k_count, &k_bytes);
-    if (code == 0)
-        code = csc_pieces_sum(put->block.v, put->block.v_count, &v_bytes);
-    if (code)
-        return code;
     if (k_bytes == 0 || k_bytes + v_bytes > CASCADE_BLOCK_BYTES_MAX)
         return csc_fail(CASCADE_EINVAL,
                         "K has %llu bytes and V %llu; K must not be empty, both together at most %llu",
@@ -411,11 +381,19 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
                         (unsigned long long)CASCADE_BLOCK_BYTES_MAX);
     if (put->has_parent && memcmp(put->key.bytes, put->parent.bytes, sizeof put->key.bytes) == 0)
         return csc_fail(CASCADE_EINVAL, "the key is its own parent");
+    return 0;
+}
+
+/* Whether what the key is bound to settles the put: 0 or an error. CASCADE_MISS: it is a new one. */
+static int settle(cascade_store *store, cascade_put *put, uint64_t k_bytes, uint64_t v_bytes,
+                  uint32_t flags, bool raced)
+{
     for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
         cascade_view *held = NULL;
-        bool exists;
+        bool exists, yielded = false;
+        cascade_info info;
+        int code = read_unsure(store, put, &held);
 
-        code = read_unsure(store, put, &held);
         if (code)
             return code;
         code = csc_block_facts(store, &put->key, &info);
@@ -426,12 +404,33 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
             code = put_existing(store, put, &info, k_bytes, v_bytes, flags, raced, &yielded);
         if (held)
             cascade_view_release(store, &held);
-        if (exists && code != CASCADE_MISS)
+        /* Else it went while it was compared: deleted, or found damaged. */
+        if (!exists || yielded || code != CASCADE_MISS)
             return code;
-        if (exists && !yielded)
-            continue; /* it went while it was compared: deleted, or found damaged */
+    }
+    return csc_fail(CASCADE_EAGAIN, "the key kept being put and deleted");
+}
+
+static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool tail, bool *refused)
+{
+    uint64_t k_bytes, v_bytes;
+    bool raced = false;
+    int code;
+
+    put->existed = put->has_id = false;
+    code = csc_pieces_sum(put->block.k, put->block.k_count, &k_bytes);
+    if (code == 0)
+        code = csc_pieces_sum(put->block.v, put->block.v_count, &v_bytes);
+    if (code == 0)
+        code = check_put(put, k_bytes, v_bytes);
+    if (code)
+        return code;
+    for (int attempt = 0; attempt < PUT_ATTEMPTS; attempt++) {
+        code = settle(store, put, k_bytes, v_bytes, flags, raced);
         if (code == CASCADE_MISS)
             code = check_fits(store, k_bytes + v_bytes);
+        else
+            return code;
         if (code == 0)
             code = put_new(store, put, k_bytes, v_bytes, tail, refused);
         if (code != CASCADE_EEXIST)
@@ -439,6 +438,93 @@ static int put_one(cascade_store *store, cascade_put *put, uint32_t flags, bool 
         raced = true; /* another put of this key came first */
     }
     return csc_fail(CASCADE_EAGAIN, "the key kept being put and deleted");
+}
+
+/* ---- in steps, for a client that fills the pages itself ------------------------------------------ */
+
+int csc_put_reserve(cascade_store *store, cascade_put *put, const csc_put_terms *terms,
+                    bool *request_refused, csc_reservation *made)
+{
+    int code = check_put(put, terms->k_bytes, terms->v_bytes);
+
+    put->existed = put->has_id = false;
+    made->content = CSC_NUMBER_NONE;
+    if (code == 0 && !terms->verify)
+        code = settle(store, put, terms->k_bytes, terms->v_bytes, 0, false);
+    else if (code == 0)
+        code = CASCADE_MISS; /* there are no bytes yet to compare with */
+    if (code == CASCADE_MISS)
+        code = check_fits(store, terms->k_bytes + terms->v_bytes);
+    else
+        return code;
+    if (code)
+        return code;
+    *made = reservation_of(put, terms->k_bytes, terms->v_bytes, terms->tail);
+    made->content = CSC_NUMBER_NONE;
+    made->area = terms->area;
+    made->room.may_wait = terms->may_wait;
+    code = take_pages(store, made);
+    if (code == 0)
+        pass_refusal_on(made, request_refused);
+    return code;
+}
+
+/* The block as it lies in the pages. The caller frees `k`. */
+static int block_of(cascade_store *store, const csc_reservation *made, cascade_block *block)
+{
+    const csc_extents *extents = &csc_content_at(store, made->content)->dram;
+    size_t room = extents->count + 1; /* the run with the end of K and the start of V counts twice */
+    cascade_piece *pieces = malloc(room * sizeof *pieces);
+
+    if (!pieces)
+        return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", room);
+    block->k = pieces;
+    block->k_count = csc_arena_pieces(store->arena, extents, 0, made->k_bytes, pieces, room);
+    block->v = pieces + block->k_count;
+    block->v_count = csc_arena_pieces(store->arena, extents, made->k_bytes, made->v_bytes,
+                                      pieces + block->k_count, room - block->k_count);
+    return 0;
+}
+
+int csc_put_commit(cascade_store *store, csc_reservation *made, uint32_t flags)
+{
+    cascade_put *put = &made->put;
+    bool must_compare = flags & CASCADE_PUT_VERIFY, raced = false;
+    uint64_t begin_ns = csc_clock_ns();
+    int code = block_of(store, made, &put->block);
+
+    if (code) {
+        csc_put_abandon(store, made);
+        return code;
+    }
+    code = CASCADE_EEXIST;
+    for (int attempt = 0; code == CASCADE_EEXIST && attempt < PUT_ATTEMPTS; attempt++) {
+        code = must_compare || raced ? settle(store, put, made->k_bytes, made->v_bytes, flags, raced)
+                                     : CASCADE_MISS;
+        if (code != CASCADE_MISS) {
+            csc_put_abandon(store, made);
+            break;
+        }
+        code = end_put(store, made, put, 0);
+        raced = true;
+    }
+    if (code == CASCADE_EEXIST) {
+        csc_put_abandon(store, made);
+        code = csc_fail(CASCADE_EAGAIN, "the key kept being put and deleted");
+    }
+    free((void *)(uintptr_t)put->block.k);
+    if (code == 0)
+        csc_latency(store, CASCADE_OP_PUT, begin_ns);
+    return code;
+}
+
+/* ---- the calls ------------------------------------------------------------------------------------ */
+
+/* A request is a match and the puts that follow it; puts on their own are a request themselves. */
+void csc_put_begin_request(cascade_store *store)
+{
+    if (!atomic_exchange_explicit(&store->touch.matched, false, memory_order_relaxed))
+        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_TICK);
 }
 
 int cascade_block_put_many(cascade_store *store, cascade_put *puts, size_t count, uint32_t flags)
@@ -451,9 +537,7 @@ int cascade_block_put_many(cascade_store *store, cascade_put *puts, size_t count
         return csc_fail(CASCADE_EINVAL, "%zu puts, but no array of them", count);
     if (flags & ~(uint32_t)(CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY))
         return csc_fail(CASCADE_EINVAL, "unknown put flags 0x%x", flags);
-    /* A request is a match and the puts that follow it; puts on their own are a request themselves. */
-    if (!atomic_exchange_explicit(&store->touch.matched, false, memory_order_relaxed))
-        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_TICK);
+    csc_put_begin_request(store);
     for (size_t i = 0; i < count; i++) {
         uint64_t begin_ns = csc_clock_ns();
 
@@ -465,7 +549,7 @@ int cascade_block_put_many(cascade_store *store, cascade_put *puts, size_t count
     }
     for (size_t i = 0; (flags & (CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE)) && i < count; i++) {
         if (puts[i].status == 0)
-            puts[i].status = wait_for(store, &puts[i], flags);
+            puts[i].status = csc_put_wait(store, &puts[i], flags);
         if (puts[i].status && first == 0)
             first = puts[i].status;
     }

@@ -116,7 +116,7 @@ static void *keeper_main(void *context)
         pthread_cond_timedwait(&store->keeper_work, &store->lock, &wake);
         csc_room_keep(store);
         csc_discover_if_wanted(store);
-        if (store->set_aside_count && csc_clock_ns() >= store->set_aside_until_ns)
+        if (store->set_aside_count)
             csc_recover_end_grace(store);
         if (++rounds % 10 == 0)
             csc_arena_clear_dead_clients(store->arena);

@@ -149,6 +149,11 @@ typedef struct csc_counters {
     } latency[CASCADE_OP_COUNT];
 } csc_counters;
 
+typedef struct csc_set_aside {
+    csc_extents extents;
+    uint32_t area; /* of the client that may; 0: a transfer of the owner's, until `set_aside_until_ns` */
+} csc_set_aside;
+
 struct cascade_store {
     uint64_t magic;
     uint64_t fork_generation; /* constant */
@@ -159,9 +164,10 @@ struct cascade_store {
     csc_index index;          /* constant; what it points to: see above */
     csc_slots slots;          /* constant */
     _Atomic uint32_t slots_high;
-    csc_tier *file;          /* constant; one writer: the writer thread */
-    csc_touch touch;         /* lock-free */
-    uint64_t files_skipped;  /* constant: segment files that open could not read */
+    csc_tier *file;                           /* constant; one writer: the writer thread */
+    csc_touch touch;                          /* lock-free */
+    csc_touch client_touches[CSC_SLOT_AREAS]; /* by area; the lock */
+    uint64_t files_skipped;                   /* constant: segment files that open could not read */
     uint64_t segments_found; /* constant: segments with a lower index are of earlier runs */
     csc_counters counters;
     _Atomic bool poisoned;
@@ -211,8 +217,8 @@ struct cascade_store {
     uint32_t places_then_count;
     uint32_t *load_ring;
     uint32_t load_head, load_tail;
-    uint64_t ahead_left;    /* bytes that the match being noted may still have brought */
-    csc_extents *set_aside; /* pages that a dead owner's transfers may have been filling */
+    uint64_t ahead_left;      /* bytes that the match being noted may still have brought */
+    csc_set_aside *set_aside; /* pages that somebody may still be filling for a dead owner */
     size_t set_aside_count, set_aside_room;
     uint64_t set_aside_until_ns;
 
@@ -413,11 +419,12 @@ int csc_room_take(cascade_store *store, csc_room_request *request, csc_extents *
 /** Evicts down to the low watermark if above the high one. Lock held. */
 void csc_room_keep(cascade_store *store);
 
-/* ---- put.c ------------------------------------------------------------------------------------ */
+/* ---- circle.c. Lock held ------------------------------------------------------------------------ */
 
-/** Notes a key that is absent and may be named as a parent: putting it could close a circle. Lock held.
- */
+/** Notes a key that is absent and may be named as a parent: putting it could close a circle. */
 void csc_want_parent(cascade_store *store, const cascade_key *key);
+/** Whether a put may name its parent; notes that one if it is absent. Errors: CASCADE_EINVAL. */
+int csc_circle_check(cascade_store *store, const cascade_put *put);
 
 /* ---- get.c: names and pins -------------------------------------------------------------------- */
 
@@ -582,8 +589,10 @@ void *csc_scrub_main(void *store);
 int csc_recover_arena(cascade_store *store);
 /** Opens the file tier and enters what its segments hold. */
 int csc_recover_segments(cascade_store *store);
-/** Frees the pages that were set aside because a dead owner's transfers might still write to them. Lock
- * held. */
+/** Frees pages that were set aside because a dead owner's transfers, or a client, might still write to
+ * them, once they cannot. Lock held. */
 void csc_recover_end_grace(cascade_store *store);
+/** The client of that area writes to none of them any more. Lock held. */
+void csc_recover_end_area(cascade_store *store, uint32_t area);
 
 #endif
