@@ -35,6 +35,7 @@ int cli_flush(int argc, char **argv);
 int cli_verify(int argc, char **argv);
 int cli_scrub(int argc, char **argv);
 int cli_gc(int argc, char **argv);
+int cli_serve(int argc, char **argv);
 int cli_replay(int argc, char **argv);
 int cli_simulate(int argc, char **argv);
 int cli_bench(int argc, char **argv);

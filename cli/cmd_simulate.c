@@ -3,6 +3,7 @@
 #include "cli.h"
 #include "progress.h"
 #include "trace.h"
+#include <cascade/simulator.h>
 
 #include <errno.h>
 #include <inttypes.h>

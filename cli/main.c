@@ -15,7 +15,7 @@ static const struct command {
     {"init", cli_init},     {"put", cli_put},     {"get", cli_get},       {"match", cli_match},
     {"ls", cli_ls},         {"stat", cli_stat},   {"delete", cli_delete}, {"flush", cli_flush},
     {"verify", cli_verify}, {"scrub", cli_scrub}, {"replay", cli_replay}, {"simulate", cli_simulate},
-    {"bench", cli_bench},   {"gc", cli_gc},
+    {"bench", cli_bench},   {"gc", cli_gc},       {"serve", cli_serve},
 };
 
 static const char documentation[] =
@@ -32,6 +32,7 @@ static const char documentation[] =
     "  verify    read every block in every tier and check its SHA-256\n"
     "  scrub     the same at a limited rate\n"
     "  gc        give back the space of what was deleted or is too old\n"
+    "  serve     let the processes of this node share a store\n"
     "  replay    run a trace of requests against a store and check every byte\n"
     "  simulate  hit ratios of the eviction policies on a trace\n"
     "  bench     measure the store beside memcpy\n"

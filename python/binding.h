@@ -11,7 +11,7 @@
 #ifndef CASCADE_PYTHON_BINDING_H
 #define CASCADE_PYTHON_BINDING_H
 
-#include <cascade/cascade.h>
+#include <cascade/simulator.h>
 
 /* A store that was opened; see binding.c. */
 typedef struct binding_store binding_store;

@@ -28,7 +28,7 @@ build() {
 # The unit tests of parts that threads share, by name, one a line.
 threaded_tests() {
     meson test -C build/check-tsan --no-rebuild --list 2>/dev/null | sed 's/.* \/ //; s/^cascade://' |
-        grep -E 'store|compact|arena|index|hash_list|slots|segment_threads|segment_encrypt|reader' | grep -v fuzz
+        grep -E 'store|compact|arena|index|hash_list|slots|server|segment_threads|segment_encrypt|reader' | grep -v fuzz
 }
 
 # The thread sanitizer's fixed memory map and a much randomised address space do not go together:

@@ -209,16 +209,22 @@ typedef struct cascade_options {
  * Opens (with CASCADE_OPEN_CREATE: makes) the store in `options->directory`, becomes its only owner
  * on this node for this rank, takes over the arena that a killed owner left, reads the segments'
  * indexes, and starts the background threads.
- * Returns 0 and a handle that cascade_store_close frees; or CASCADE_EBUSY (the detail text names the
- * owner's pid), CASCADE_ENOSTORE, CASCADE_EEXIST, CASCADE_EACCES, CASCADE_EFORMAT (foreign or newer
- * settings file or arena), CASCADE_ECORRUPT (settings file damaged), CASCADE_ENOSPC (not even the
- * index fits in shared memory), CASCADE_EIO, CASCADE_ENOMEM. `*store` is written only on success.
+ * Where another process of this user serves the store (cascade_store_serve), the handle is a client of
+ * that one instead: it reads what is in dram by itself and asks the daemon for the rest, by whose
+ * options it goes. Every call may then also return CASCADE_EAGAIN: the daemon does not answer; it is
+ * looked for again by the next call. Returns 0 and a handle that cascade_store_close frees; or
+ * CASCADE_EBUSY (the detail text names the owner's pid), CASCADE_ENOSTORE, CASCADE_EEXIST,
+ * CASCADE_EACCES, CASCADE_EFORMAT (foreign or newer settings file or arena), CASCADE_ECORRUPT (settings
+ * file damaged), CASCADE_ENOSPC (not even the index fits in shared memory), CASCADE_EIO, CASCADE_ENOMEM.
+ * `*store` is written only on success.
  */
 CASCADE_API int cascade_store_open(const cascade_options *options, cascade_store **store);
 
 /**
  * Flushes, writes what only dram holds as far as the file budget goes, seals the open segment, removes
  * the arena and frees the handle; sets `*store` to NULL.
+ * Of a client: ends its connection, and what it holds goes; what was acknowledged is the daemon's to
+ * keep. Returns 0.
  * NULL inside is accepted. No other call may come after this one begins, or be running, but for
  * cascade_store_gc, _verify and _scrub that have begun in other threads: they end early, with
  * CASCADE_EAGAIN, and this call waits for them (so it is not to be made from their `progress`). Views
@@ -232,6 +238,20 @@ CASCADE_API int cascade_store_close(cascade_store **store);
  * budget has dropped it since: dram may hold it still, but it is not written again.
  * Errors: CASCADE_ENOSPC, CASCADE_EIO; nothing already stored is harmed. */
 CASCADE_API int cascade_store_flush(cascade_store *store);
+
+/** How to serve. Set `struct_bytes`. */
+typedef struct cascade_serve_options {
+    size_t struct_bytes;
+    int stop_fd;                /* ends it when readable; -1: none */
+    uint32_t idle_ms, drain_ms; /* ends after so long without a client; longest end; 0: no limit */
+} cascade_serve_options;
+
+/** Lets other processes of this user use the store that this handle owns, until told to end; then
+ * answers what is under way, and flushes. Blocks; no cascade_store_close meanwhile. Errors: as a flush,
+ * CASCADE_EBUSY (another process serves it),
+ * CASCADE_EACCES (the socket's folder), CASCADE_ENOMEM; CASCADE_ETIMEDOUT: `drain_ms` passed, the text
+ * has the bytes that are left, safe in dram. */
+CASCADE_API int cascade_store_serve(cascade_store *store, const cascade_serve_options *options);
 
 /* ---- blocks by key ----------------------------------------------------------------------- */
 
@@ -557,28 +577,6 @@ typedef struct cascade_gc_report {
  */
 CASCADE_API int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *report,
                                  cascade_progress progress, void *context);
-
-/* ---- simulation -------------------------------------------------------------------------- */
-
-/**
- * The eviction policy without a store: feeds requests to the very code the dram tier runs.
- * One simulator belongs to one thread at a time.
- */
-typedef struct cascade_simulator cascade_simulator;
-
-/** `policy`: as in cascade_options. `capacity_blocks`: 1 or more; UINT32_MAX is unlimited.
- * Errors: CASCADE_EINVAL, CASCADE_ENOMEM. */
-CASCADE_API int cascade_simulator_create(const char *policy, uint32_t capacity_blocks,
-                                         cascade_simulator **simulator);
-
-/**
- * One request for the blocks `ids[0..count)`, each the child of the one before. Equal ids mean equal
- * prefixes. `*hits`: the longest leading run that was resident. Errors: CASCADE_ENOMEM.
- */
-CASCADE_API int cascade_simulator_request(cascade_simulator *simulator, const uint64_t *ids,
-                                          size_t count, size_t *hits);
-
-CASCADE_API void cascade_simulator_destroy(cascade_simulator **simulator);
 
 #ifdef __cplusplus
 }

@@ -67,7 +67,7 @@ static uint64_t round_up(uint64_t value, uint64_t unit)
     return (value + unit - 1) / unit * unit;
 }
 
-static void name_arena(const csc_arena_options *options, char *path, size_t room)
+void csc_arena_name(const csc_arena_options *options, char *path, size_t room)
 {
     uint64_t hash = csc_checksum(options->store_uuid, sizeof options->store_uuid, options->rank);
 
@@ -416,7 +416,7 @@ int csc_arena_open(const csc_arena_options *options, csc_arena **result, bool *t
     arena->tier.ops = &csc_arena_tier_ops;
     arena->fd = -1;
     pthread_mutex_init(&arena->grow_lock, NULL);
-    name_arena(options, arena->path, sizeof arena->path);
+    csc_arena_name(options, arena->path, sizeof arena->path);
     code = open_locked(arena, options);
     if (code == 0)
         code = look_at(arena, options, header, &dead);

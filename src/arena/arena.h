@@ -36,6 +36,9 @@ typedef struct csc_arena_options {
  */
 int csc_arena_open(const csc_arena_options *options, csc_arena **arena, bool *taken_over);
 
+/** The path of the arena's file. Of the options: directories, uuid, rank. */
+void csc_arena_name(const csc_arena_options *options, char *path, size_t room);
+
 /** Unmaps; unlinks the file unless `keep`. NULL inside is accepted. */
 void csc_arena_close(csc_arena **arena, bool keep);
 
@@ -121,6 +124,8 @@ csc_tier *csc_arena_tier(csc_arena *arena);
 int csc_arena_attach(const char *path, int fd, csc_arena **arena);
 /** Gives the area up and unmaps. NULL inside is accepted. */
 void csc_arena_detach(csc_arena **arena);
+/** Whether that is the file of an attached arena. */
+bool csc_arena_is_file(const csc_arena *arena, int fd);
 /** The slot area of an attached one; 0: the owner's. */
 uint32_t csc_arena_area(const csc_arena *arena);
 /** Whether a client holds that area, as of the last csc_arena_clear_dead_clients. */

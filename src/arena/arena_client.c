@@ -142,3 +142,11 @@ uint32_t csc_arena_area(const csc_arena *arena)
 {
     return arena->area;
 }
+
+bool csc_arena_is_file(const csc_arena *arena, int fd)
+{
+    struct stat mine, other;
+
+    return fstat(arena->fd, &mine) == 0 && fstat(fd, &other) == 0 && mine.st_dev == other.st_dev &&
+           mine.st_ino == other.st_ino;
+}

@@ -25,7 +25,7 @@ SIZE(token, 16);
 SIZE(put_result, 32);
 SIZE(loaded, 16);
 SIZE(status, 8);
-SIZE(info, 120);
+SIZE(info, 128);
 SIZE(client, 96);
 SIZE(gc_report, 64);
 SIZE(scrub_report, 40);
@@ -43,7 +43,8 @@ static const struct rule {
     [CSC_WIRE_HELLO] = {ONE, OF(hello), ONE, OF(welcome), 0},
     [CSC_WIRE_ATTACH] = {ONE, OF(attach), ONE, OF(token), 0},
     [CSC_WIRE_JOIN] = {ONE, OF(join), NONE, 0, 0},
-    [CSC_WIRE_RESERVE] = {MANY, OF(put), MANY, OF(put_result), CASCADE_PUT_VERIFY},
+    [CSC_WIRE_RESERVE] = {MANY, OF(put), MANY, OF(put_result),
+                          CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY},
     [CSC_WIRE_COMMIT] = {MANY, OF(content), MANY, OF(put_result),
                          CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY},
     [CSC_WIRE_ABANDON] = {MANY, OF(content), NONE, 0, 0},

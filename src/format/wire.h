@@ -56,8 +56,8 @@ typedef struct csc_wire_header {
     uint32_t count;  /* of items */
     uint32_t serial; /* of the request, by connection; its answer has the same */
     int32_t status;  /* of an answer: a CASCADE_* code, of the first item that failed or of the whole */
-    /* RESERVE, COMMIT: CASCADE_PUT_* flags; GC: 1 is a dry run; KEYS: the cursor, in the answer the next
-     * one, with no items at the end; else 0 */
+    /* RESERVE, COMMIT: CASCADE_PUT_* flags (SYNC and DURABLE at RESERVE: of what is bound); GC: 1 is a
+     * dry run; KEYS: the cursor, in the answer the next one, with no items at the end; else 0 */
     uint64_t value;
 } csc_wire_header;
 
@@ -178,6 +178,7 @@ typedef struct csc_wire_info {
     cascade_id id;
     uint32_t flags;
     int32_t status;
+    uint64_t cursor; /* of KEYS: behind this one */
 } csc_wire_info;
 
 /** The answer to STATS is one item that has as many bytes as it says: later versions append. */

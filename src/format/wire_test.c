@@ -120,7 +120,7 @@ static void bad_values_do_not_pass(void **state)
     REFUSED(puts_of(1), put->reserved = 1);
     REFUSED(puts_of(1), put->parent.bytes[31] = 1);
     REFUSED(puts_of(2), put[1].parent.bytes[0] = 1);
-    REFUSED(puts_of(1), packet.header.value = CASCADE_PUT_DURABLE);
+    REFUSED(puts_of(1), packet.header.value = 8);
     REFUSED(puts_of(1), packet.header.status = 1);
     REFUSED(begin(CSC_WIRE_LOAD, 1), name->by_id = 2);
     REFUSED(begin(CSC_WIRE_LOAD, 1), name->tenant = 2);

@@ -7,7 +7,7 @@
 #ifndef CSC_POLICY_GOLDEN_H
 #define CSC_POLICY_GOLDEN_H
 
-#include <cascade/cascade.h>
+#include <cascade/simulator.h>
 
 #include <math.h>
 #include <setjmp.h>

@@ -6,7 +6,7 @@
 #include "base/fail.h"
 #include "policy/policy.h"
 
-#include <cascade/cascade.h>
+#include <cascade/simulator.h>
 
 #include <stdlib.h>
 

@@ -9,7 +9,7 @@
  */
 #include "base/clock.h"
 #include "base/fail.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #define AHEAD_BYTES      (UINT64_C(64) << 20)
 #define AHEAD_BLOCKS_MIN 2u
@@ -123,6 +123,8 @@ static void see_client_note(void *context, uint64_t note, uint32_t before)
     uint32_t number = (uint32_t)note;
     uint64_t now_ms = csc_clock_coarse_ms();
 
+    if (note & CSC_TOUCH_LOOK)
+        csc_discover_later(store, csc_clock_ns());
     if (number < store->contents_made) {
         if (note & CSC_TOUCH_LEASE_END)
             csc_lease_end(csc_content_at(store, number));
@@ -211,6 +213,8 @@ int cascade_prefetch(cascade_store *store, const cascade_key *keys, size_t count
     CSC_ENTER(store);
     if (count && !keys)
         return csc_fail(CASCADE_EINVAL, "%zu keys, but no array of them", count);
+    if (store->daemon)
+        return store->daemon->ops->prefetch(store, keys, count);
     for (size_t i = 0; i < count; i++) {
         csc_held held;
 

@@ -347,8 +347,10 @@ int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_con
     csc_settings *settings = &config->settings;
     uint64_t segment_default;
     const char *policy;
-    int code = find_directory(io, options, config);
+    int code;
 
+    *config = (csc_store_config){0};
+    code = find_directory(io, options, config);
     if (code == 0 && options->policy && strlen(options->policy) >= sizeof settings->policy)
         code = csc_fail(CASCADE_EINVAL, "there is no policy %s", options->policy);
     if (code == 0)
@@ -394,4 +396,18 @@ int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_con
     if (code == 0)
         code = resolve_file_work(options, config);
     return code ? code : check(config);
+}
+
+int csc_options_copy(const cascade_options *given, cascade_options *options)
+{
+    csc_fail_set_text(NULL);
+    if (!given || given->struct_bytes < sizeof(size_t) || given->struct_bytes > 65536)
+        return csc_fail(CASCADE_EINVAL, "no options, or struct_bytes is not set");
+    *options = (cascade_options){0};
+    memcpy(options, given,
+           given->struct_bytes < sizeof *options ? given->struct_bytes : sizeof *options);
+    if (options->open_flags &
+        ~(uint32_t)(CASCADE_OPEN_CREATE | CASCADE_OPEN_EXCLUSIVE | CASCADE_OPEN_NO_PREFAULT))
+        return csc_fail(CASCADE_EINVAL, "unknown open flags 0x%x", options->open_flags);
+    return 0;
 }

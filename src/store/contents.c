@@ -67,7 +67,7 @@ int cascade_content_put(cascade_store *store, uint64_t tenant, const cascade_blo
     derive_key(tenant, &made, &put.key);
     put.block = *block;
     there = csc_info(store, &(csc_name){.tenant = tenant, .id = &made}, &info) == 0;
-    if (csc_info(store, &(csc_name){.key = &put.key}, &info) != 0 && there)
+    if (!store->daemon && csc_info(store, &(csc_name){.key = &put.key}, &info) != 0 && there)
         (void)adopt(store, tenant, &made, &put.key);
     code = cascade_block_put(store, &put, CASCADE_PUT_SYNC | flags);
     if (code)

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /* A gc by hand: an errand of the writer, each of whose parts is a batch of one segment. */
 #include "base/fail.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #include <stdlib.h>
 
@@ -137,6 +137,8 @@ int cascade_store_gc(cascade_store *store, bool dry_run, cascade_gc_report *resu
     CSC_ENTER(store);
     if (!result)
         return csc_fail(CASCADE_EINVAL, "no place for the report");
+    if (store->daemon)
+        return store->daemon->ops->gc(store, dry_run, result, progress, context);
     code = csc_long_call_begin(store);
     if (code)
         return code;

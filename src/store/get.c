@@ -3,7 +3,7 @@
  * call. */
 #include "base/clock.h"
 #include "base/fail.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -28,8 +28,7 @@ int csc_pieces_sum(const cascade_piece *pieces, size_t count, uint64_t *bytes)
     return 0;
 }
 
-/* Under a guard: the content a name means now. */
-static uint32_t look_up(cascade_store *store, const csc_name *name, uint64_t *state, bool *lost)
+uint32_t csc_look_up(cascade_store *store, const csc_name *name, uint64_t *state, bool *lost)
 {
     uint32_t key;
 
@@ -49,7 +48,7 @@ int csc_hold(cascade_store *store, const csc_name *name, csc_held *held)
         if (!slot)
             return csc_fail(CASCADE_ENOSLOT, "all %u pin slots are taken: release views",
                             CSC_AREA_SLOTS);
-        held->content = look_up(store, name, &held->state, &lost);
+        held->content = csc_look_up(store, name, &held->state, &lost);
         if (held->content == CSC_NUMBER_NONE) {
             csc_slot_release(slot);
             return lost ? csc_fail(CASCADE_EAGAIN, "the index kept changing") : CASCADE_MISS;
@@ -69,6 +68,30 @@ int csc_hold(cascade_store *store, const csc_name *name, csc_held *held)
     return csc_fail(CASCADE_EAGAIN, "the block kept moving");
 }
 
+/* Finds a block; what others wrote is looked for. A client has its daemon do that, and bring what is not
+ * in dram. */
+static int find_block(cascade_store *store, const csc_name *name, csc_held *held)
+{
+    int code = csc_hold(store, name, held);
+
+    if (store->daemon)
+        return code == CASCADE_MISS || (code == 0 && !held->slot)
+                   ? store->daemon->ops->bring(store, name, held)
+                   : code;
+    if (code == CASCADE_MISS && csc_discover(store))
+        code = csc_hold(store, name, held);
+    return code;
+}
+
+void csc_lease_give_up(cascade_store *store, uint32_t content)
+{
+    if (store->daemon)
+        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1),
+                       CSC_TOUCH_LEASE_END | content);
+    else
+        csc_lease_end(csc_content_at(store, content));
+}
+
 static void touch(cascade_store *store, uint32_t content)
 {
     csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_ITEM | content);
@@ -77,6 +100,9 @@ static void touch(cascade_store *store, uint32_t content)
 /* A read of a block that a match holds belongs to that request; any other is a request of its own. */
 static void begin_request(cascade_store *store, uint32_t content, uint64_t now_ns)
 {
+    /* The lease of a client's match may not be written yet. */
+    if (store->daemon && now_ns < atomic_load_explicit(&store->matched_until_ns, memory_order_relaxed))
+        return;
     if (!csc_lease_holds(csc_content_at(store, content), now_ns / 1000000))
         csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_TICK);
 }
@@ -99,11 +125,9 @@ static int try_dram(cascade_store *store, reading *r, csc_load *load, bool *done
 {
     csc_content_entry *entry;
     csc_held held;
-    int code = csc_hold(store, &r->name, &held);
+    int code = find_block(store, &r->name, &held);
 
     *done = false;
-    if (code == CASCADE_MISS && csc_discover(store))
-        code = csc_hold(store, &r->name, &held);
     if (code == CASCADE_MISS) {
         csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
         csc_count(&store->counters.misses[CASCADE_TIER_FILE], 1);
@@ -137,7 +161,7 @@ static int try_dram(cascade_store *store, reading *r, csc_load *load, bool *done
     }
     csc_arena_copy_out(store->arena, &entry->dram, r->offset, r->pieces, r->count);
     if (r->whole)
-        csc_lease_end(entry);
+        csc_lease_give_up(store, held.content);
     csc_slot_release(held.slot);
     touch(store, held.content);
     csc_count(&store->counters.hits[CASCADE_TIER_DRAM], 1);
@@ -250,6 +274,15 @@ int cascade_block_get_range(cascade_store *store, const cascade_key *key, uint64
                                          .begin_ns = csc_clock_ns()});
 }
 
+int cascade_content_get(cascade_store *store, uint64_t tenant, const cascade_id *id,
+                        const cascade_block *into)
+{
+    CSC_ENTER(store);
+    if (!id)
+        return csc_fail(CASCADE_EINVAL, "no id");
+    return csc_get(store, &(csc_name){.tenant = tenant, .id = id}, into);
+}
+
 /* ---- many at once ------------------------------------------------------------------------------- */
 
 /* So much of the file tier at a time that a slow disk has it done before the deadline. */
@@ -318,6 +351,10 @@ int cascade_block_get_many(cascade_store *store, cascade_get *gets, size_t count
     many = malloc(batch * sizeof *many);
     if (!many)
         return csc_fail(CASCADE_ENOMEM, "no memory for %zu gets", batch);
+    if (store->daemon) { /* what is not in dram comes at the same time, and is then waited for in turn */
+        for (size_t i = 0; i < count; i++)
+            (void)cascade_prefetch(store, &gets[i].key, 1);
+    }
     get_all(store, many, gets, count);
     free(many);
     for (size_t i = 0; i < count; i++)
@@ -367,10 +404,8 @@ int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result
     *timed_out = false;
     for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
         csc_held held;
-        int code = csc_hold(store, &(csc_name){.key = key}, &held);
+        int code = find_block(store, &(csc_name){.key = key}, &held);
 
-        if (code == CASCADE_MISS && csc_discover(store))
-            code = csc_hold(store, &(csc_name){.key = key}, &held);
         if (code == CASCADE_MISS)
             csc_count(&store->counters.misses[CASCADE_TIER_DRAM], 1);
         if (code)
@@ -397,7 +432,7 @@ int csc_view(cascade_store *store, const cascade_key *key, cascade_view **result
             csc_slot_release(held.slot);
             return code;
         }
-        csc_lease_end(csc_content_at(store, held.content));
+        csc_lease_give_up(store, held.content);
         touch(store, held.content);
         csc_count(&store->counters.hits[loaded ? CASCADE_TIER_FILE : CASCADE_TIER_DRAM], 1);
         csc_latency(store, CASCADE_OP_VIEW, begin_ns);
@@ -431,140 +466,4 @@ void cascade_view_release(cascade_store *store, cascade_view **slot)
     if (code != CASCADE_EFORKED) /* the slot lies in shared memory and is the parent's */
         csc_slot_release(made->slot);
     free(made);
-}
-
-/* ---- facts ------------------------------------------------------------------------------------- */
-
-int csc_info(cascade_store *store, const csc_name *name, cascade_info *info)
-{
-    csc_slot *slot = csc_slot_guard(&store->slots);
-    const csc_content_entry *entry;
-    cascade_info found = {0};
-    bool lost = false;
-    uint64_t state;
-    uint32_t content;
-
-    if (!slot)
-        return csc_fail(CASCADE_ENOSLOT, "all %u pin slots are taken: release views", CSC_AREA_SLOTS);
-    content = look_up(store, name, &state, &lost);
-    if (content == CSC_NUMBER_NONE) {
-        csc_slot_release(slot);
-        return lost ? csc_fail(CASCADE_EAGAIN, "the index kept changing") : CASCADE_MISS;
-    }
-    entry = csc_content_at(store, content);
-    found.k_bytes = entry->content.k_bytes;
-    found.v_bytes = entry->content.v_bytes;
-    found.tenant = entry->content.tenant;
-    found.has_id = state & CSC_CONTENT_DIGEST;
-    found.in_dram = state & CSC_CONTENT_RESIDENT;
-    if (found.has_id)
-        memcpy(found.id.bytes, entry->content.digest, sizeof found.id.bytes);
-    /* The guard keeps the entry from being reused, so all this is of one content. */
-    csc_slot_release(slot);
-    *info = found;
-    return 0;
-}
-
-static void owner_facts(cascade_store *store, const csc_name *name, cascade_info *info)
-{
-    uint32_t number = CSC_NUMBER_NONE;
-    bool lost = false;
-    uint64_t state;
-
-    /* What only the owner's tables say; a put may give a key another parent. */
-    pthread_mutex_lock(&store->lock);
-    if (name->key)
-        number = csc_index_find(&store->index, name->key, csc_index_key_hash(&store->index, name->key),
-                                &lost);
-    if (number != CSC_NUMBER_NONE) {
-        info->has_parent = atomic_load(&csc_key_at(store, number)->state) & CSC_KEY_HAS_PARENT;
-        if (info->has_parent)
-            info->parent = csc_key_at(store, number)->parent;
-    }
-    number = look_up(store, name, &state, &lost);
-    if (number != CSC_NUMBER_NONE) {
-        info->references = csc_content_at(store, number)->references;
-        info->in_file = csc_place_is_set(&csc_content_at(store, number)->file);
-    }
-    pthread_mutex_unlock(&store->lock);
-}
-
-static int facts_of(cascade_store *store, const csc_name *name, cascade_info *info)
-{
-    int code = csc_info(store, name, info);
-
-    if (code == 0)
-        owner_facts(store, name, info);
-    return code;
-}
-
-int csc_block_facts(cascade_store *store, const cascade_key *key, cascade_info *info)
-{
-    return facts_of(store, &(csc_name){.key = key}, info);
-}
-
-static int info_of(cascade_store *store, const csc_name *name, cascade_info *info)
-{
-    int code = facts_of(store, name, info);
-
-    return code == CASCADE_MISS && csc_discover(store) ? facts_of(store, name, info) : code;
-}
-
-int cascade_block_info(cascade_store *store, const cascade_key *key, cascade_info *info)
-{
-    CSC_ENTER(store);
-    if (!key || !info)
-        return csc_fail(CASCADE_EINVAL, "no key or no place for the facts");
-    return info_of(store, &(csc_name){.key = key}, info);
-}
-
-int cascade_content_info(cascade_store *store, uint64_t tenant, const cascade_id *id, cascade_info *info)
-{
-    CSC_ENTER(store);
-    if (!id || !info)
-        return csc_fail(CASCADE_EINVAL, "no id or no place for the facts");
-    return info_of(store, &(csc_name){.tenant = tenant, .id = id}, info);
-}
-
-int cascade_content_get(cascade_store *store, uint64_t tenant, const cascade_id *id,
-                        const cascade_block *into)
-{
-    CSC_ENTER(store);
-    if (!id)
-        return csc_fail(CASCADE_EINVAL, "no id");
-    return csc_get(store, &(csc_name){.tenant = tenant, .id = id}, into);
-}
-
-int cascade_key_next(cascade_store *store, uint64_t *cursor, cascade_key *key, cascade_info *info)
-{
-    CSC_ENTER(store);
-    if (!cursor || !key || !info)
-        return csc_fail(CASCADE_EINVAL, "no place for the cursor, the key or the facts");
-    for (;;) {
-        bool found = false;
-        cascade_key seen;
-        uint64_t at;
-        int code;
-
-        pthread_mutex_lock(&store->lock);
-        for (at = *cursor; at < store->keys_made && !found; at++) {
-            const csc_key_entry *entry = csc_key_at(store, (uint32_t)at);
-
-            if ((atomic_load(&entry->state) & 0xff) == CSC_KEY_BOUND) {
-                seen = entry->key;
-                found = true;
-            }
-        }
-        pthread_mutex_unlock(&store->lock);
-        code = found ? csc_block_facts(store, &seen, info) : CASCADE_MISS;
-        if (code < 0)
-            return code; /* the cursor stays: the next call tries this key again */
-        *cursor = at;
-        if (!found)
-            return CASCADE_MISS;
-        if (code == 0) {
-            *key = seen;
-            return 0;
-        }
-    }
 }

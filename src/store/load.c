@@ -153,7 +153,7 @@ static int take_pages(load_job *job)
     csc_room_request room = {.bytes = job->content.k_bytes + job->content.v_bytes,
                              .item = job->number,
                              .forced = load->forced,
-                             .may_wait = load->forced,
+                             .may_wait = load->forced && !load->no_wait,
                              .ahead = load->ahead};
     csc_extents extents;
     int code;

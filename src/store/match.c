@@ -3,7 +3,7 @@
  * misses. */
 #include "base/clock.h"
 #include "base/fail.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #define CHUNK 256u
 
@@ -27,7 +27,8 @@ static size_t hold_chunk(cascade_store *store, const uint32_t *numbers, size_t c
         contents[held] = csc_index_content_of(&store->index, numbers[held], &state);
         if (contents[held] == CSC_NUMBER_NONE)
             break;
-        csc_lease_add(csc_content_at(store, contents[held]), leases->now_ms, leases->until_ms);
+        if (!store->daemon) /* else the owner does, when it hears of the match */
+            csc_lease_add(csc_content_at(store, contents[held]), leases->now_ms, leases->until_ms);
     }
     place = csc_touch_reserve(&store->touch, held + 1);
     csc_touch_note(&store->touch, place++, first ? CSC_TOUCH_TICK : CSC_TOUCH_FROM | *before);
@@ -39,6 +40,15 @@ static size_t hold_chunk(cascade_store *store, const uint32_t *numbers, size_t c
     if (held)
         *before = contents[held - 1];
     return held;
+}
+
+/* A client's match. */
+static void note_match(cascade_store *store, uint64_t begin_ns, bool ended_early)
+{
+    atomic_store_explicit(&store->matched_until_ns,
+                          begin_ns + store->config.lease_ms * UINT64_C(1000000), memory_order_relaxed);
+    if (ended_early)
+        csc_touch_note(&store->touch, csc_touch_reserve(&store->touch, 1), CSC_TOUCH_LOOK);
 }
 
 int cascade_prefix_match(cascade_store *store, const cascade_key *keys, size_t count, size_t *matched)
@@ -70,7 +80,9 @@ int cascade_prefix_match(cascade_store *store, const cascade_key *keys, size_t c
     } while (total < count);
     csc_slot_release(guard);
     atomic_store_explicit(&store->touch.matched, true, memory_order_relaxed);
-    if (total < count)
+    if (store->daemon)
+        note_match(store, begin_ns, total < count);
+    else if (total < count)
         csc_discover_later(store, begin_ns);
     if (lost)
         return csc_fail(CASCADE_EAGAIN, "the index kept changing");
@@ -113,7 +125,7 @@ int cascade_prefix_release(cascade_store *store, const cascade_key *keys, size_t
             number == CSC_NUMBER_NONE ? number : csc_index_content_of(&store->index, number, &state);
 
         if (content != CSC_NUMBER_NONE)
-            csc_lease_end(csc_content_at(store, content));
+            csc_lease_give_up(store, content);
     }
     csc_slot_release(guard);
     return 0;

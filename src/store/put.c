@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: MIT */
-/* Putting and deleting by key. */
+/* Putting by key. */
 #include "store/put.h"
 #include "base/clock.h"
 #include "base/fail.h"
 #include "base/mark.h"
+#include "store/client.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -537,6 +538,8 @@ int cascade_block_put_many(cascade_store *store, cascade_put *puts, size_t count
         return csc_fail(CASCADE_EINVAL, "%zu puts, but no array of them", count);
     if (flags & ~(uint32_t)(CASCADE_PUT_SYNC | CASCADE_PUT_DURABLE | CASCADE_PUT_VERIFY))
         return csc_fail(CASCADE_EINVAL, "unknown put flags 0x%x", flags);
+    if (store->daemon)
+        return store->daemon->ops->put_many(store, puts, count, flags);
     csc_put_begin_request(store);
     for (size_t i = 0; i < count; i++) {
         uint64_t begin_ns = csc_clock_ns();
@@ -562,35 +565,4 @@ int cascade_block_put(cascade_store *store, cascade_put *put, uint32_t flags)
     if (!put)
         return csc_fail(CASCADE_EINVAL, "no put");
     return cascade_block_put_many(store, put, 1, flags);
-}
-
-int cascade_block_delete(cascade_store *store, const cascade_key *key)
-{
-    uint64_t begin_ns = csc_clock_ns();
-    uint32_t number;
-    int code = 0;
-
-    CSC_ENTER(store);
-    if (!key)
-        return csc_fail(CASCADE_EINVAL, "no key");
-    pthread_mutex_lock(&store->lock);
-    number = find(store, key);
-    if (number == CSC_NUMBER_NONE) {
-        pthread_mutex_unlock(&store->lock);
-        (void)csc_discover(store); /* a delete is for what others wrote, too */
-        pthread_mutex_lock(&store->lock);
-        number = find(store, key);
-    }
-    if (number == CSC_NUMBER_NONE) {
-        code = CASCADE_MISS;
-    } else {
-        csc_key_unbind(store, number, csc_key_is_on_disk(store, number) ? csc_next_sequence(store) : 0);
-        csc_count(&store->counters.deletes, 1);
-        csc_entries_reclaim(store);
-        pthread_cond_broadcast(&store->progress);
-    }
-    pthread_mutex_unlock(&store->lock);
-    if (code == 0)
-        csc_latency(store, CASCADE_OP_DELETE, begin_ns);
-    return code;
 }

@@ -11,9 +11,9 @@
  * another, which dram may hold as well, and so on: where dram is larger than the budget that has no end.
  *
  * What others have too is read there, and not deleted: such a block goes only after a look at what they
- * wrote. A look is short, and a victim of the policy's is waited for rather than passed over; but where it
- * takes long, or a put may wait no longer, such blocks are passed over. What the policy refused is not
- * waited for: one that it kept may go meanwhile.
+ * wrote. A look is short, and a victim of the policy's is waited for rather than passed over; but where
+ * it takes long, or a put may wait no longer, such blocks are passed over. What the policy refused is
+ * not waited for: one that it kept may go meanwhile.
  */
 #include "base/clock.h"
 #include "base/fail.h"

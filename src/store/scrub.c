@@ -11,7 +11,7 @@
 #include "base/clock.h"
 #include "base/fail.h"
 #include "base/log.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #include <openssl/evp.h>
 #include <stdio.h>
@@ -422,6 +422,9 @@ int cascade_store_verify(cascade_store *store, cascade_verify_report *report, ca
 {
     const cascade_scrub_options options = {.struct_bytes = sizeof options};
 
+    CSC_ENTER(store);
+    if (report && store->daemon)
+        return store->daemon->ops->scrub(store, NULL, report, progress, context);
     return cascade_store_scrub(store, &options, report, progress, context);
 }
 
@@ -438,6 +441,8 @@ int cascade_store_scrub(cascade_store *store, const cascade_scrub_options *given
     if (!given || given->struct_bytes < sizeof(size_t) || given->struct_bytes > 65536)
         return csc_fail(CASCADE_EINVAL, "no options, or struct_bytes is not set");
     memcpy(&options, given, given->struct_bytes < sizeof options ? given->struct_bytes : sizeof options);
+    if (store->daemon)
+        return store->daemon->ops->scrub(store, &options, report, progress, context);
     s.rate_bytes = options.rate_bytes;
     code = csc_long_call_begin(store);
     if (code)

@@ -2,7 +2,7 @@
 /* Counters out. */
 #include "base/clock.h"
 #include "base/fail.h"
-#include "store/store_private.h"
+#include "store/client.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -56,6 +56,12 @@ static void copy_counters(const csc_counters *counters, cascade_stats *stats)
     }
 }
 
+static void hand_out(cascade_stats *stats, cascade_stats *result)
+{
+    stats->struct_bytes = result->struct_bytes < sizeof *stats ? result->struct_bytes : sizeof *stats;
+    memcpy(result, stats, stats->struct_bytes);
+}
+
 int cascade_store_stats(cascade_store *store, cascade_stats *result)
 {
     cascade_stats stats = {.struct_bytes = sizeof stats};
@@ -66,6 +72,13 @@ int cascade_store_stats(cascade_store *store, cascade_stats *result)
     CSC_ENTER(store);
     if (!result || result->struct_bytes < sizeof(size_t))
         return csc_fail(CASCADE_EINVAL, "no place for the counters, or its struct_bytes is not set");
+    if (store->daemon) {
+        int code = store->daemon->ops->stats(store, &stats);
+
+        if (code == 0)
+            hand_out(&stats, result);
+        return code;
+    }
     csc_arena_tier(store->arena)
         ->ops->stats(csc_arena_tier(store->arena), &stats.tiers[CASCADE_TIER_DRAM]);
     store->file->ops->stats(store->file, &stats.tiers[CASCADE_TIER_FILE]);
@@ -99,7 +112,6 @@ int cascade_store_stats(cascade_store *store, cascade_stats *result)
     stats.dirty_bytes = store->dirty_bytes;
     stats.file_degraded = store->file_error != 0;
     pthread_mutex_unlock(&store->lock);
-    stats.struct_bytes = result->struct_bytes < sizeof stats ? result->struct_bytes : sizeof stats;
-    memcpy(result, &stats, stats.struct_bytes);
+    hand_out(&stats, result);
     return 0;
 }

@@ -4,8 +4,8 @@
 #include "base/copy.h"
 #include "base/fail.h"
 #include "base/log.h"
+#include "store/client.h"
 #include "store/shed.h"
-#include "store/store_private.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -42,6 +42,8 @@ static void after_fork_in_child(void)
             csc_io_after_fork(store->io);
         if (store->arena)
             csc_arena_after_fork(store->arena);
+        if (store->daemon)
+            store->daemon->ops->after_fork(store);
     }
     registry = NULL;
     pthread_mutex_unlock(&registry_lock);
@@ -52,8 +54,10 @@ static void watch_forks(void)
     pthread_atfork(before_fork, after_fork_in_parent, after_fork_in_child);
 }
 
-static void register_store(cascade_store *store)
+void csc_store_register(cascade_store *store)
 {
+    pthread_once(&fork_once, watch_forks);
+    store->fork_generation = atomic_load(&fork_generation);
     pthread_mutex_lock(&registry_lock);
     store->registry_next = registry;
     registry = store;
@@ -61,7 +65,7 @@ static void register_store(cascade_store *store)
 }
 
 /* With the lock held, so that no child is made that has the descriptor and does not know of it. */
-static void unregister_store(cascade_store *store, bool keep_arena)
+void csc_store_unregister(cascade_store *store, bool keep_arena)
 {
     cascade_store **link = &registry;
 
@@ -70,7 +74,10 @@ static void unregister_store(cascade_store *store, bool keep_arena)
         link = &(*link)->registry_next;
     if (*link)
         *link = store->registry_next;
-    csc_arena_close(&store->arena, keep_arena);
+    if (store->daemon)
+        csc_arena_detach(&store->arena);
+    else
+        csc_arena_close(&store->arena, keep_arena);
     pthread_mutex_unlock(&registry_lock);
 }
 
@@ -217,7 +224,7 @@ static void destroy(cascade_store *store, bool keep_arena)
     store->io = NULL;
     pthread_mutex_unlock(&registry_lock);
     csc_io_destroy(&io); /* waits for transfers past their deadline: they write to the arena's pages */
-    unregister_store(store, keep_arena);
+    csc_store_unregister(store, keep_arena);
     csc_policy_destroy(&store->policy);
     csc_policy_destroy(&store->file_policy);
     csc_touch_destroy(&store->touch);
@@ -310,38 +317,20 @@ static void tune_copies(cascade_store *store)
     csc_arena_free(store->arena, &extents);
 }
 
-int cascade_store_open(const cascade_options *given, cascade_store **result)
+int csc_store_own(csc_io **io, const csc_store_config *config, cascade_store **result)
 {
-    return csc_store_open_with(given, NULL, result);
-}
-
-int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls, cascade_store **result)
-{
-    cascade_options options = {0};
     bool taken_over = false, whole = false;
-    cascade_store *store;
+    cascade_store *store = calloc(1, sizeof *store);
     int code;
 
-    csc_fail_set_text(NULL);
-    if (!given || !result || given->struct_bytes < sizeof(size_t) || given->struct_bytes > 65536)
-        return csc_fail(CASCADE_EINVAL,
-                        "no options, no place for the handle, or struct_bytes is not set");
-    memcpy(&options, given, given->struct_bytes < sizeof options ? given->struct_bytes : sizeof options);
-    if (options.open_flags &
-        ~(uint32_t)(CASCADE_OPEN_CREATE | CASCADE_OPEN_EXCLUSIVE | CASCADE_OPEN_NO_PREFAULT))
-        return csc_fail(CASCADE_EINVAL, "unknown open flags 0x%x", options.open_flags);
-    pthread_once(&fork_once, watch_forks);
-    store = calloc(1, sizeof *store);
     if (!store)
         return csc_fail(CASCADE_ENOMEM, "no memory for a store");
     init_sync(store);
-    register_store(store);
-    store->fork_generation = atomic_load(&fork_generation);
-    code = csc_io_create(calls, &store->io);
-    if (code == 0)
-        code = csc_config_resolve(&options, store->io, &store->config);
-    if (code == 0)
-        code = csc_keyring_load(store->config.key_file, store->config.key_command, &store->keyring);
+    csc_store_register(store);
+    store->config = *config;
+    store->io = *io;
+    *io = NULL;
+    code = csc_keyring_load(store->config.key_file, store->config.key_command, &store->keyring);
     if (code == 0)
         code = open_arena(store, &taken_over);
     if (code == 0) {
@@ -374,6 +363,23 @@ int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls,
     return 0;
 }
 
+int csc_store_open_with(const cascade_options *given, const csc_io_calls *calls, cascade_store **result)
+{
+    cascade_options options;
+    csc_store_config config;
+    csc_io *io = NULL;
+    int code = csc_options_copy(given, &options);
+
+    if (code == 0)
+        code = csc_io_create(calls, &io);
+    if (code == 0)
+        code = csc_config_resolve(&options, io, &config);
+    if (code == 0)
+        code = csc_store_own(&io, &config, result);
+    csc_io_destroy(&io);
+    return code;
+}
+
 /* ---- flush and close --------------------------------------------------------------------------- */
 
 /* Whether all that was acknowledged up to `ticket` is on stable storage. Lock held. */
@@ -386,7 +392,7 @@ static bool is_flushed(const cascade_store *store, uint64_t ticket)
 }
 
 /* Waits until what is dirty or in the log now is on stable storage. Lock held. */
-static int flush_to_here(cascade_store *store)
+static int flush_to_here(cascade_store *store, uint64_t deadline_ns)
 {
     uint64_t ticket = store->ticket, attempt = store->attempts;
     int code = 0;
@@ -398,13 +404,19 @@ static int flush_to_here(cascade_store *store)
                 (unsigned long long)store->dirty_bytes, store->log_queue.count, store->file_error_text);
             break;
         }
+        if (csc_clock_ns() >= deadline_ns) {
+            code = csc_fail(CASCADE_ETIMEDOUT,
+                            "%llu bytes and %u binds or deletes are not on stable storage yet",
+                            (unsigned long long)store->dirty_bytes, store->log_queue.count);
+            break;
+        }
         pthread_cond_signal(&store->write_work);
         csc_store_wait(store, csc_clock_ns() + UINT64_C(200000000));
     }
     return code;
 }
 
-static int flush(cascade_store *store)
+static int flush(cascade_store *store, uint64_t deadline_ns)
 {
     int code = 0;
 
@@ -413,7 +425,7 @@ static int flush(cascade_store *store)
     /* A content that was merged on the way left its keys to another or to the log, with later tickets;
      * and what of the other's keys did not fit its record came to the log later still. */
     for (int pass = 0; pass < 3 && code == 0; pass++)
-        code = flush_to_here(store);
+        code = flush_to_here(store, deadline_ns);
     store->waiting_flushes--;
     pthread_mutex_unlock(&store->lock);
     return code;
@@ -425,9 +437,16 @@ int cascade_store_flush(cascade_store *store)
     int code;
 
     CSC_ENTER(store);
-    code = flush(store);
+    if (store->daemon)
+        return store->daemon->ops->flush(store);
+    code = flush(store, UINT64_MAX);
     csc_latency(store, CASCADE_OP_FLUSH, begin_ns);
     return code;
+}
+
+int csc_store_flush_until(cascade_store *store, uint64_t deadline_ns)
+{
+    return flush(store, deadline_ns);
 }
 
 int csc_long_call_begin(cascade_store *store)
@@ -467,11 +486,11 @@ static void end_long_calls(cascade_store *store)
 static int flush_and_stop(cascade_store *store)
 {
     csc_shed shed = {0};
-    int code = flush(store), shed_code = 0;
+    int code = flush(store, UINT64_MAX), shed_code = 0;
 
     if (code == 0) {
         csc_shed_send_down(store, &shed);
-        shed_code = flush(store);
+        shed_code = flush(store, UINT64_MAX);
     }
     stop_threads(store);
     if (shed_code == CASCADE_ENOSPC && csc_shed_let_go(store, &shed))
@@ -497,6 +516,10 @@ int cascade_store_close(cascade_store **slot)
         /* Its threads may have been changing what the child has a copy of when the fork came, under
          * locks that nobody here holds: nothing of that is safe to walk or to free. */
         csc_arena_leave(store->arena);
+        return 0;
+    }
+    if (store->daemon) {
+        csc_client_handle_free(store);
         return 0;
     }
     end_long_calls(store);

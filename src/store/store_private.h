@@ -23,10 +23,10 @@
 #include "arena/arena.h"
 #include "base/clock.h"
 #include "base/io.h"
-#include "format/settings.h"
 #include "index/index.h"
 #include "policy/policy.h"
 #include "segment/segment.h"
+#include "store/config.h"
 #include "store/discover.h"
 #include "store/touch.h"
 #include <cascade/cascade.h>
@@ -41,28 +41,6 @@
 #define CSC_RECORD_EXTRA_BYTES   UINT64_C(16384) /* headers and padding of a block on disk at most */
 #define CSC_SCAN_STEP            4096u           /* entries looked at in one go under the lock */
 #define CSC_PINS_MAX             (CSC_SLOT_AREAS * CSC_AREA_SLOTS)
-
-/** Options after environment, settings and defaults. */
-typedef struct csc_store_config {
-    char directory[CSC_ARENA_DIRECTORY_BYTES]; /* absolute */
-    uint64_t device;                           /* the directory is on */
-    char shm_directory[1024];
-    csc_settings settings;
-    uint32_t rank;
-    uint32_t hash_threads;
-    uint32_t lease_ms;
-    uint32_t watermark_low_pct;
-    uint32_t watermark_high_pct;
-    uint32_t put_wait_ms;
-    uint32_t io_deadline_ms;
-    uint32_t refresh_ms;
-    uint64_t file_age_s;            /* 0: no limit */
-    uint64_t background_rate_bytes; /* a second */
-    uint64_t scrub_interval_s;      /* 0: none */
-    char key_file[1024];            /* "": none */
-    char key_command[1024];
-    bool prefault;
-} csc_store_config;
 
 enum {
     CSC_KS_EDGE = 1,       /* counted as a resident child of `parent` */
@@ -156,16 +134,18 @@ typedef struct csc_set_aside {
 
 struct cascade_store {
     uint64_t magic;
-    uint64_t fork_generation; /* constant */
-    csc_store_config config;  /* constant */
-    csc_io *io;               /* constant */
-    csc_keyring *keyring;     /* constant; NULL: files are not encrypted */
-    csc_arena *arena;         /* constant */
-    csc_index index;          /* constant; what it points to: see above */
-    csc_slots slots;          /* constant */
+    uint64_t fork_generation;  /* constant */
+    csc_store_config config;   /* constant */
+    struct csc_daemon *daemon; /* constant; NULL: this process owns the store (client.h) */
+    csc_io *io;                /* constant */
+    csc_keyring *keyring;      /* constant; NULL: files are not encrypted */
+    csc_arena *arena;          /* constant */
+    csc_index index;           /* constant; what it points to: see above */
+    csc_slots slots;           /* constant */
     _Atomic uint32_t slots_high;
     csc_tier *file;                           /* constant; one writer: the writer thread */
     csc_touch touch;                          /* lock-free */
+    _Atomic uint64_t matched_until_ns;        /* of a client: its latest match's leases hold so long */
     csc_touch client_touches[CSC_SLOT_AREAS]; /* by area; the lock */
     uint64_t files_skipped;                   /* constant: segment files that open could not read */
     uint64_t segments_found; /* constant: segments with a lower index are of earlier runs */
@@ -242,9 +222,15 @@ struct cascade_store {
 
 /* ---- store.c --------------------------------------------------------------------------------- */
 
-/** cascade_store_open on other system calls below the file layer (NULL: the real ones), for tests. */
+/** Opens a store as its owner. Takes `*io`, with which the configuration was resolved. */
+int csc_store_own(csc_io **io, const csc_store_config *config, cascade_store **store);
+/** The same on other system calls below the file layer (NULL: the real ones), for tests. */
 int csc_store_open_with(const cascade_options *options, const csc_io_calls *calls,
                         cascade_store **store);
+
+/** Notes a handle for forks of this process, and forgets it, its arena unmapped. */
+void csc_store_register(cascade_store *store);
+void csc_store_unregister(cascade_store *store, bool keep_arena);
 
 /** Checks a handle at the door of every public call; clears the thread's error text. */
 int csc_store_enter(const cascade_store *store);
@@ -254,6 +240,9 @@ int csc_store_enter(const cascade_store *store);
         if (enter_code_)                                                                                \
             return enter_code_;                                                                         \
     } while (0)
+
+/** As cascade_store_flush, until that time. CASCADE_ETIMEDOUT: the text says how much is left. */
+int csc_store_flush_until(cascade_store *store, uint64_t deadline_ns);
 
 /** Around a call that a close ends and waits for; between the two the handle stays. CASCADE_EAGAIN: the
  * store is being closed. */
@@ -267,11 +256,6 @@ static inline void csc_count(_Atomic uint64_t *counter, uint64_t by)
 {
     atomic_fetch_add_explicit(counter, by, memory_order_relaxed);
 }
-
-/* ---- config.c -------------------------------------------------------------------------------- */
-
-/** Options, environment, settings file, defaults; makes directory and settings file if asked to. */
-int csc_config_resolve(const cascade_options *options, csc_io *io, csc_store_config *config);
 
 /* ---- entries.c, reuse.c: the tables. Lock held ------------------------------------------------- */
 
@@ -426,7 +410,8 @@ void csc_want_parent(cascade_store *store, const cascade_key *key);
 /** Whether a put may name its parent; notes that one if it is absent. Errors: CASCADE_EINVAL. */
 int csc_circle_check(cascade_store *store, const cascade_put *put);
 
-/* ---- get.c: names and pins -------------------------------------------------------------------- */
+/* ---- get.c, info.c: names and pins
+ * -------------------------------------------------------------------- */
 
 /** How a reader names a block: by key, or (key NULL) by tenant and id. */
 typedef struct csc_name {
@@ -442,6 +427,8 @@ typedef struct csc_held {
     uint64_t state;
 } csc_held;
 
+/** Under a guard: the content that a name means now, CSC_NUMBER_NONE: none. */
+uint32_t csc_look_up(cascade_store *store, const csc_name *name, uint64_t *state, bool *lost);
 /** Looks a block up without a lock and pins it where it is resident. Returns 0 (release `held->slot` if
  * it is set), CASCADE_MISS, CASCADE_ENOSLOT, CASCADE_EAGAIN. */
 int csc_hold(cascade_store *store, const csc_name *name, csc_held *held);
@@ -474,6 +461,7 @@ typedef struct csc_load {
     uint32_t content;
     uint64_t state;              /* as it was then: tells whether it is still the same content */
     bool forced;                 /* must come to dram, whatever the policy says */
+    bool no_wait;                /* and forced: fails where there is no room at once */
     bool whole;                  /* worth bringing to dram */
     uint64_t offset;             /* of the bytes to copy out */
     uint64_t k_bytes;            /* whole: what the caller takes for K; checked */

@@ -25,6 +25,8 @@
 #define CSC_TOUCH_FROM  (UINT64_C(1) << 58) /* no touch: low 32 bits: what the next note follows */
 /* Of a client, which cannot write leases itself: low 32 bits: the item that one is given up on. */
 #define CSC_TOUCH_LEASE_END (UINT64_C(1) << 57)
+/* Of a client too: its match ended early, others may have written what is missing. */
+#define CSC_TOUCH_LOOK (UINT64_C(1) << 56)
 
 typedef struct csc_touch {
     _Atomic uint64_t *ring;

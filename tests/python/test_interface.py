@@ -18,14 +18,18 @@ def header(name):
     return re.sub(r"/\*.*?\*/", "", (INCLUDE / name).read_text(), flags=re.S)
 
 
+def public():
+    return header("cascade.h") + header("simulator.h")
+
+
 def test_every_function_is_declared():
-    names = re.findall(r"^CASCADE_API\s[^;(]*?\b(cascade_\w+)\s*\(", header("cascade.h"), re.M)
+    names = re.findall(r"^CASCADE_API\s[^;(]*?\b(cascade_\w+)\s*\(", public(), re.M)
     assert len(names) > 30 and "cascade_store_open" in names
     assert [name for name in names if not hasattr(lib, name)] == []
 
 
 def test_every_constant_is_declared_and_right():
-    text = header("cascade.h")
+    text = public()
     names = set(re.findall(r"^\s*(?:enum \{ )?(CASCADE_\w+) = ", text, re.M))
     names |= set(re.findall(r"(CASCADE_\w+) = ", text))
     names |= set(re.findall(r"^#define (CASCADE_\w+) +\S", text, re.M)) - {"CASCADE_API"}
@@ -35,7 +39,7 @@ def test_every_constant_is_declared_and_right():
 
 
 def test_every_structure_is_declared_and_fits():
-    names = set(re.findall(r"^typedef struct (\w+) \{", header("cascade.h"), re.M))
+    names = set(re.findall(r"^typedef struct (\w+) \{", public(), re.M))
     assert len(names) > 10
     # sizeof makes cffi compare size, and each field's offset and size, with the header's.
     assert [name for name in sorted(names) if ffi.sizeof(name) <= 0] == []

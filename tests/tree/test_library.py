@@ -12,7 +12,8 @@ LIBRARIES_ALLOWED = ("libc.", "libm.", "libpthread.", "libgcc_s.", "libcrypto.",
 
 
 def declared_symbols() -> set[str]:
-    text = (ROOT / "include/cascade/cascade.h").read_text()
+    headers = ("cascade.h", "simulator.h")
+    text = "".join((ROOT / "include/cascade" / name).read_text() for name in headers)
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)
     return set(re.findall(r"^CASCADE_API\b[^;(]*?\b(\w+)\s*\(", text, flags=re.MULTILINE))
 
