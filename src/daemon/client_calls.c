@@ -26,7 +26,7 @@ static int ask(csc_link *link, csc_packet *packet, unsigned type, uint64_t value
         packet->header.value = value;
         if (count)
             memcpy(&packet->header + 1, items, count * csc_wire_request_item(type));
-        code = csc_link_ask(link, packet, wait_ms, NULL, NULL);
+        code = csc_link_ask(link, packet, wait_ms, NULL, NULL, NULL);
     }
     return code;
 }
@@ -189,7 +189,7 @@ static int get_stats(cascade_store *store, cascade_stats *stats)
 static int run_long(cascade_store *store, csc_packet *packet, void *report, size_t bytes,
                     cascade_progress progress, void *context)
 {
-    int code = csc_link_ask(csc_client_link(store), packet, 0, progress, context);
+    int code = csc_link_ask(csc_client_link(store), packet, 0, progress, context, NULL);
 
     if (code)
         return code;

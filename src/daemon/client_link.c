@@ -217,7 +217,7 @@ static int greet_again(csc_link *link)
         close(arena_fd);
     if (code == 0) {
         pthread_rwlock_wrlock(&link->filling);
-        atomic_fetch_add(&link->daemons, 1);
+        link->connections[0].daemon = atomic_fetch_add(&link->daemons, 1) + 1;
         code = csc_link_attach(link, csc_arena_area(link->store->arena));
         pthread_rwlock_unlock(&link->filling);
     }
@@ -252,6 +252,7 @@ static int join(csc_link *link, csc_line *made)
 
     if (code)
         return fail_gone();
+    made->daemon = atomic_load(&link->daemons);
     csc_wire_begin(&packet.header, CSC_WIRE_JOIN, 0, 1);
     memcpy(packet.words + sizeof packet.header / 8, link->token, sizeof link->token);
     code = exchange(made, &packet, GREET_MS, NULL, NULL, NULL);
@@ -327,7 +328,7 @@ static void give_back(csc_link *link, csc_line *taken, int code)
 }
 
 int csc_link_ask(csc_link *link, csc_packet *packet, uint64_t wait_ms, cascade_progress progress,
-                 void *context)
+                 void *context, uint64_t *daemon)
 {
     csc_line *taken;
     int code = take(link, &taken);
@@ -335,6 +336,8 @@ int csc_link_ask(csc_link *link, csc_packet *packet, uint64_t wait_ms, cascade_p
     if (code)
         return code;
     code = exchange(taken, packet, wait_ms, progress, context, NULL);
+    if (daemon)
+        *daemon = taken->daemon;
     give_back(link, taken, code);
     return code == CASCADE_EFORMAT ? fail_gone() : code;
 }

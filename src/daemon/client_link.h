@@ -22,6 +22,7 @@
 typedef struct csc_line {
     int fd; /* -1: none */
     uint32_t serial;
+    uint64_t daemon; /* that is at its other end: `daemons` when it was made */
     bool busy;
 } csc_line;
 
@@ -58,10 +59,11 @@ void csc_link_after_fork(csc_link *link);
  * Asks: `packet` is a request without its serial, and becomes the answer. `wait_ms`: how long for that;
  * 0: as long as the daemon lives. 0, and the answer is checked (its status is the daemon's affair); or
  * CASCADE_EAGAIN: nobody answers, and whether it was done is not known. Progress, if the request has
- * it, goes to `progress` (may be NULL); if that says to stop, CASCADE_EAGAIN.
+ * it, goes to `progress` (may be NULL); if that says to stop, CASCADE_EAGAIN. `daemon` (may be NULL):
+ * which one answered.
  */
 int csc_link_ask(csc_link *link, csc_packet *packet, uint64_t wait_ms, cascade_progress progress,
-                 void *context);
+                 void *context, uint64_t *daemon);
 
 /** The answer's status as this thread's error. */
 int csc_link_status(const csc_packet *answer);

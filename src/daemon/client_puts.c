@@ -3,11 +3,13 @@
 #include "base/clock.h"
 #include "base/fail.h"
 #include "daemon/client_calls.h"
+#include "store/put.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define TRIES    3
+#define STEP_US  1000u
 #define WAITING  1000 /* a put's status until it is known; no code of ours */
 #define PUTS_MAX 64u  /* of a batch */
 
@@ -16,10 +18,12 @@ typedef struct batch {
     cascade_store *store;
     csc_link *link;
     uint32_t flags;
-    uint64_t daemons; /* link->daemons when it began */
+    uint64_t daemon;     /* that reserved the pages */
+    uint64_t give_up_ns; /* when the first is not waited for any more */
     cascade_put *puts[PUTS_MAX];
     csc_wire_content reserved[PUTS_MAX];
     size_t count;
+    bool stalled; /* the first of them waits too */
     csc_packet packet;
 } batch;
 
@@ -62,42 +66,26 @@ static int reserve(batch *b, const cascade_put *last)
     size_t kept = 0;
     int code;
 
+    b->stalled = false;
     csc_wire_begin(&b->packet.header, CSC_WIRE_RESERVE, 0, b->count);
     b->packet.header.value = b->flags;
     for (size_t i = 0; i < b->count; i++)
         items[i] = wire_put(b->puts[i], b->puts[i] == last);
-    b->daemons = atomic_load(&b->link->daemons);
-    code = csc_link_ask(b->link, &b->packet, patience_ms(b), NULL, NULL);
+    code = csc_link_ask(b->link, &b->packet, patience_ms(b), NULL, NULL, &b->daemon);
     if (code == 0 && b->packet.header.count == 0)
         code = csc_link_status(&b->packet);
     for (size_t i = 0; code == 0 && i < b->count; i++) {
         if (results[i].flags & CSC_WIRE_RESERVED) {
             b->puts[kept] = b->puts[i];
             b->reserved[kept++] = results[i].content;
-        } else if (results[i].status != CASCADE_EAGAIN || i == 0) {
-            take_result(b->puts[i], &results[i]); /* else it waits for its turn */
+        } else if (results[i].status != CASCADE_EAGAIN || (i == 0 && csc_clock_ns() >= b->give_up_ns)) {
+            take_result(b->puts[i], &results[i]);
+        } else { /* it waits for its turn */
+            b->stalled |= i == 0;
         }
     }
     b->count = kept;
     return code;
-}
-
-static int copy_in(cascade_store *store, const csc_wire_content *into, const cascade_block *block)
-{
-    const csc_extents *extents = &store->index.contents[into->number].dram;
-    size_t count = block->k_count + block->v_count;
-    cascade_piece few[64], *all = count <= 64 ? few : malloc(count * sizeof *all);
-
-    if (!all)
-        return csc_fail(CASCADE_ENOMEM, "no memory for a list of %zu pieces", count);
-    if (block->k_count)
-        memcpy(all, block->k, block->k_count * sizeof *all);
-    if (block->v_count)
-        memcpy(all + block->k_count, block->v, block->v_count * sizeof *all);
-    csc_arena_copy_in(store->arena, extents, all, count);
-    if (all != few)
-        free(all);
-    return 0;
 }
 
 /* Not the pages of a daemon that has a successor. */
@@ -106,10 +94,11 @@ static int fill(batch *b)
     int code = 0;
 
     pthread_rwlock_rdlock(&b->link->filling);
-    if (atomic_load(&b->link->daemons) != b->daemons)
+    if (atomic_load(&b->link->daemons) != b->daemon)
         code = CASCADE_EAGAIN;
     for (size_t i = 0; code == 0 && i < b->count; i++)
-        code = copy_in(b->store, &b->reserved[i], &b->puts[i]->block);
+        code = csc_put_copy_in(b->store, &b->store->index.contents[b->reserved[i].number].dram,
+                               &b->puts[i]->block);
     pthread_rwlock_unlock(&b->link->filling);
     return code;
 }
@@ -117,12 +106,15 @@ static int fill(batch *b)
 static int commit(batch *b, unsigned type)
 {
     const csc_wire_put_result *results = csc_wire_items(&b->packet.header);
+    uint64_t daemon;
     int code;
 
     csc_wire_begin(&b->packet.header, type, 0, b->count);
     b->packet.header.value = type == CSC_WIRE_COMMIT ? b->flags : 0;
     memcpy(&b->packet.header + 1, b->reserved, b->count * sizeof b->reserved[0]);
-    code = csc_link_ask(b->link, &b->packet, patience_ms(b), NULL, NULL);
+    code = csc_link_ask(b->link, &b->packet, patience_ms(b), NULL, NULL, &daemon);
+    if (code == 0 && daemon != b->daemon) /* which knows nothing of them */
+        code = CASCADE_EAGAIN;
     if (code == 0 && b->packet.header.count == 0)
         code = csc_link_status(&b->packet);
     for (size_t i = 0; type == CSC_WIRE_COMMIT && code == 0 && i < b->count; i++)
@@ -177,11 +169,14 @@ int csc_client_put_many(cascade_store *store, cascade_put *puts, size_t count, u
         if (puts[i].status == 0)
             puts[i].status = WAITING;
     }
+    b.give_up_ns = csc_clock_ns() + store->config.put_wait_ms * UINT64_C(1000000);
     for (int tries = 0; is_one_waiting(puts, count) && tries < TRIES;) {
         code = put_batch(&b, puts, count);
         if (code && code != CASCADE_EAGAIN)
             break;
         tries = code ? tries + 1 : 0;
+        if (b.stalled) /* other threads have reserved all that this client may */
+            usleep(STEP_US);
     }
     for (size_t i = 0; i < count; i++) {
         if (puts[i].status == WAITING)

@@ -21,19 +21,16 @@ static csc_arena_options arena_of(const csc_store_config *config)
 static int join_daemon(cascade_store *store, daemon_client *client, const csc_wire_welcome *welcome,
                        int arena_fd)
 {
-    csc_arena *arena;
-    int code = csc_arena_attach(NULL, arena_fd, &arena);
+    int code;
 
-    close(arena_fd);
-    if (code)
-        return code;
     store->config.lease_ms = welcome->lease_ms;
     store->config.put_wait_ms = welcome->put_wait_ms;
     store->config.io_deadline_ms = welcome->io_deadline_ms;
     store->config.refresh_ms = welcome->refresh_ms;
     store->daemon = &client->base;
-    csc_client_handle_map(store, arena);
-    return csc_link_attach(&client->link, csc_arena_area(arena));
+    code = csc_client_handle_map(store, arena_fd);
+    close(arena_fd);
+    return code ? code : csc_link_attach(&client->link, csc_arena_area(store->arena));
 }
 
 /* CASCADE_ENOSTORE: nobody serves it, which only a socket there can tell. */

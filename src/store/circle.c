@@ -35,13 +35,6 @@ static bool is_wanted(const cascade_store *store, const cascade_key *key)
            store->parents_wanted[bits[1] / 64] >> bits[1] % 64 & 1;
 }
 
-static uint32_t find(const cascade_store *store, const cascade_key *key)
-{
-    bool lost = false;
-
-    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
-}
-
 /* Whether `key` is an ancestor of `parent`. */
 static bool closes_circle(cascade_store *store, const cascade_key *key, const cascade_key *parent)
 {
@@ -50,7 +43,7 @@ static bool closes_circle(cascade_store *store, const cascade_key *key, const ca
 
         if (memcmp(key->bytes, parent->bytes, sizeof key->bytes) == 0)
             return true;
-        number = find(store, parent);
+        number = csc_key_find(store, parent);
         if (number == CSC_NUMBER_NONE ||
             !(atomic_load(&csc_key_at(store, number)->state) & CSC_KEY_HAS_PARENT))
             return false;
@@ -65,7 +58,7 @@ int csc_circle_check(cascade_store *store, const cascade_put *put)
         return 0;
     if (is_wanted(store, &put->key) && closes_circle(store, &put->key, &put->parent))
         return csc_fail(CASCADE_EINVAL, "the key is an ancestor of its own parent");
-    if (find(store, &put->parent) == CSC_NUMBER_NONE)
+    if (csc_key_find(store, &put->parent) == CSC_NUMBER_NONE)
         csc_want_parent(store, &put->parent);
     return 0;
 }

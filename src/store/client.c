@@ -17,16 +17,21 @@ int csc_client_handle_make(const csc_store_config *config, cascade_store **resul
     return 0;
 }
 
-void csc_client_handle_map(cascade_store *store, csc_arena *arena)
+int csc_client_handle_map(cascade_store *store, int arena_fd)
 {
-    _Atomic uint64_t *head, *ring = csc_arena_ring(arena, csc_arena_area(arena), &head);
+    _Atomic uint64_t *head, *ring;
+    csc_arena *arena;
+    int code = csc_store_register_client(store, arena_fd);
 
-    store->arena = arena;
+    if (code)
+        return code;
+    arena = store->arena;
+    ring = csc_arena_ring(arena, csc_arena_area(arena), &head);
     csc_index_attach(&store->index, csc_arena_base(arena));
     csc_slots_attach(&store->slots, csc_arena_base(arena), csc_arena_area(arena), NULL);
     csc_touch_attach(&store->touch, ring, head);
-    csc_store_register(store);
     store->magic = CSC_STORE_MAGIC;
+    return 0;
 }
 
 void csc_client_handle_free(cascade_store *store)

@@ -40,8 +40,9 @@ int csc_client_handle_make(const csc_store_config *config, cascade_store **store
 /** Frees it and what it maps; for csc_client_handle_make's caller, when it fails, and
  * cascade_store_close. */
 void csc_client_handle_free(cascade_store *store);
-/** Has it go by an arena that is attached, which it takes. */
-void csc_client_handle_map(cascade_store *store, csc_arena *arena);
+/** Attaches it to an arena by its descriptor, which stays the caller's; `daemon` is set. Errors: as
+ * csc_arena_attach. */
+int csc_client_handle_map(cascade_store *store, int arena_fd);
 
 /** Gives up a lease that a match made: by the word, or by a note to whoever may write it. */
 void csc_lease_give_up(cascade_store *store, uint32_t content);

@@ -4,13 +4,6 @@
 #include "base/fail.h"
 #include "store/client.h"
 
-static uint32_t find(const cascade_store *store, const cascade_key *key)
-{
-    bool lost = false;
-
-    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
-}
-
 int cascade_block_delete(cascade_store *store, const cascade_key *key)
 {
     uint64_t begin_ns = csc_clock_ns();
@@ -23,12 +16,12 @@ int cascade_block_delete(cascade_store *store, const cascade_key *key)
     if (store->daemon)
         return store->daemon->ops->remove(store, key);
     pthread_mutex_lock(&store->lock);
-    number = find(store, key);
+    number = csc_key_find(store, key);
     if (number == CSC_NUMBER_NONE) {
         pthread_mutex_unlock(&store->lock);
         (void)csc_discover(store); /* a delete is for what others wrote, too */
         pthread_mutex_lock(&store->lock);
-        number = find(store, key);
+        number = csc_key_find(store, key);
     }
     if (number == CSC_NUMBER_NONE) {
         code = CASCADE_MISS;

@@ -107,13 +107,6 @@ bool csc_key_is_foreign(const cascade_store *store, uint32_t number)
                        (CSC_SEGMENT_IS_OURS | CSC_SEGMENT_IS_GONE)) != CSC_SEGMENT_IS_OURS;
 }
 
-static uint32_t find(const cascade_store *store, const cascade_key *key)
-{
-    bool lost = false;
-
-    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
-}
-
 /* ---- entering. Lock held ------------------------------------------------------------------------ */
 
 /* Later binds and deletes of this store come after all that it has seen. */
@@ -152,7 +145,7 @@ static void give_place(cascade_store *store, uint32_t number, const found *item)
 static int bind(cascade_store *store, const found *item, uint32_t content)
 {
     const csc_binding *binding = &item->binding;
-    uint32_t number = find(store, &binding->key);
+    uint32_t number = csc_key_find(store, &binding->key);
     int code;
 
     if (number != CSC_NUMBER_NONE) {
@@ -170,7 +163,7 @@ static int bind(cascade_store *store, const found *item, uint32_t content)
         return code;
     store->key_states[number].flags |= CSC_KS_ELSEWHERE;
     csc_content_note_shared(store, content);
-    if (binding->has_parent && find(store, &binding->parent) == CSC_NUMBER_NONE)
+    if (binding->has_parent && csc_key_find(store, &binding->parent) == CSC_NUMBER_NONE)
         csc_want_parent(store, &binding->parent);
     return 0;
 }
@@ -237,7 +230,7 @@ static void outlive(cascade_store *store, uint32_t number)
 /* False: not now, its bind is on its way to disk. */
 static bool enter_delete(cascade_store *store, const found_delete *item)
 {
-    uint32_t number = find(store, &item->key), content;
+    uint32_t number = csc_key_find(store, &item->key), content;
 
     note_sequence(store, item->sequence);
     csc_deleted_note(store, &item->key, item->sequence);

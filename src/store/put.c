@@ -11,13 +11,6 @@
 
 #define PUT_ATTEMPTS 16
 
-static uint32_t find(const cascade_store *store, const cascade_key *key)
-{
-    bool lost = false;
-
-    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
-}
-
 /* ---- a key that is bound --------------------------------------------------------------------- */
 
 /* Compares with what is stored. Returns 0, CASCADE_ECONFLICT or what reading it says. */
@@ -102,7 +95,7 @@ static int read_unsure(cascade_store *store, const cascade_put *put, cascade_vie
     int code = 0;
 
     pthread_mutex_lock(&store->lock);
-    number = find(store, &put->key);
+    number = csc_key_find(store, &put->key);
     if (number != CSC_NUMBER_NONE) {
         entry = csc_content_at(store, atomic_load(&csc_key_at(store, number)->content));
         wanted = is_unsure(store, entry) && !csc_place_is_weak(store, &entry->file);
@@ -127,7 +120,7 @@ static bool yields(cascade_store *store, const cascade_key *key, uint64_t k_byte
     bool unsure;
 
     pthread_mutex_lock(&store->lock);
-    number = find(store, key);
+    number = csc_key_find(store, key);
     entry = like(store, number, k_bytes, v_bytes);
     unsure = entry && is_unsure(store, entry);
     if (entry && !unsure && csc_key_is_foreign(store, number)) {
@@ -168,7 +161,7 @@ static int put_existing(cascade_store *store, cascade_put *put, const cascade_in
 
 /* ---- a key that is not ------------------------------------------------------------------------ */
 
-static int copy_in(cascade_store *store, const csc_extents *extents, const cascade_block *block)
+int csc_put_copy_in(cascade_store *store, const csc_extents *extents, const cascade_block *block)
 {
     cascade_piece few[256];
     size_t count = block->k_count + block->v_count;
@@ -191,7 +184,7 @@ static int commit(cascade_store *store, cascade_put *put, uint32_t content, cons
 {
     csc_content_entry *entry = csc_content_at(store, content);
     csc_binding binding = {.key = put->key, .has_parent = put->has_parent};
-    uint32_t key, then = find(store, &put->key);
+    uint32_t key, then = csc_key_find(store, &put->key);
     const csc_content_entry *old = like(store, then, entry->content.k_bytes, entry->content.v_bytes);
     int code;
 
@@ -302,7 +295,7 @@ static int put_new(cascade_store *store, cascade_put *put, uint64_t k_bytes, uin
         return code;
     pass_refusal_on(&made, request_refused);
     code = end_put(store, &made, put,
-                   copy_in(store, &csc_content_at(store, made.content)->dram, &put->block));
+                   csc_put_copy_in(store, &csc_content_at(store, made.content)->dram, &put->block));
     if (code == CASCADE_EEXIST)
         csc_put_abandon(store, &made);
     return code;
@@ -320,7 +313,7 @@ int csc_put_wait(cascade_store *store, cascade_put *put, uint32_t flags)
     if (flags & CASCADE_PUT_DURABLE)
         store->waiting_flushes++;
     for (;;) {
-        uint32_t key = find(store, &put->key), content;
+        uint32_t key = csc_key_find(store, &put->key), content;
         const csc_place *place;
 
         if (key == CSC_NUMBER_NONE) {

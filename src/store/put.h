@@ -18,6 +18,8 @@ typedef struct csc_reservation {
     uint32_t area;
 } csc_reservation;
 
+/** Copies a block into the pages that were taken for it. Errors: CASCADE_ENOMEM. */
+int csc_put_copy_in(cascade_store *store, const csc_extents *extents, const cascade_block *block);
 /** Takes pages for a put whose `block` is not looked at. 0: reserved, or settled by what the key is
  * bound to (no content; `put` has the results). Errors as of a put; without `may_wait` CASCADE_ENOSPC.
  */

@@ -11,7 +11,7 @@
 #include "base/grow.h"
 #include "base/log.h"
 #include "base/mark.h"
-#include "store/store_private.h"
+#include "store/filled.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -31,12 +31,6 @@ static void bury(cascade_store *store, uint32_t number)
     csc_retire(store, &store->contents_retired, number);
 }
 
-static bool is_sane(const csc_content *content)
-{
-    return content->k_bytes > 0 && content->k_bytes <= CASCADE_BLOCK_BYTES_MAX &&
-           content->v_bytes <= CASCADE_BLOCK_BYTES_MAX - content->k_bytes;
-}
-
 /* Keeps what is whole. A place in the file tier meant something to the dead owner alone; but that he had
  * published it says that the record there is whole (is_published). */
 static void adopt_content(cascade_store *store, uint32_t number)
@@ -48,7 +42,7 @@ static void adopt_content(cascade_store *store, uint32_t number)
     entry->file = (csc_place){0};
     entry->first_key = 0;
     entry->references = 0;
-    if (!(state & CSC_CONTENT_LIVE) || !is_sane(&entry->content)) {
+    if (!(state & CSC_CONTENT_LIVE) || !csc_content_is_sane(&entry->content)) {
         bury(store, number);
         return;
     }
@@ -72,70 +66,14 @@ static void adopt_content(cascade_store *store, uint32_t number)
     csc_count(&store->counters.recovered, 1);
 }
 
-/* The area of the client that reserved the pages and may be filling them, while it lives; else 0. */
-static uint32_t client_that_fills(cascade_store *store, const csc_content_entry *entry)
+static int take_filled(cascade_store *store, uint32_t number)
 {
-    uint32_t area = entry->file.words[0];
+    bool left;
+    int code = csc_filled_take(store, number, &left);
 
-    return atomic_load(&entry->state) & (CSC_CONTENT_LIVE | CSC_CONTENT_DOOMED) ||
-                   !csc_arena_is_claimed(store->arena, area)
-               ? 0
-               : area;
-}
-
-static bool is_being_filled(cascade_store *store, uint32_t number)
-{
-    const csc_content_entry *entry = csc_content_at(store, number);
-    uint64_t state = atomic_load(&entry->state);
-
-    return (state & CSC_CONTENT_FILLING) &&
-           ((state & (CSC_CONTENT_LIVE | CSC_CONTENT_DOOMED)) || client_that_fills(store, entry));
-}
-
-/* The dead owner had the file tier or a client fill these pages. The client may go on, until it has
- * heard of the new owner or is dead. The owner's transfers ended before its lock did (the kernel tears
- * rings and threads down first); should one not have, the pages stay out of use for as long as a read
- * may take. They are claimed after all whole blocks, so that runs that were being written when the owner
- * was killed cannot take a block's pages away. */
-static int set_aside(cascade_store *store, uint32_t number)
-{
-    csc_content_entry *entry = csc_content_at(store, number);
-    csc_set_aside aside = {.extents = entry->dram, .area = client_that_fills(store, entry)};
-
-    entry->dram = (csc_extents){0};
-    atomic_fetch_and(&entry->state, ~(uint64_t)CSC_CONTENT_FILLING);
-    if (is_sane(&entry->content) && aside.extents.count &&
-        csc_arena_claim(store->arena, &aside.extents, csc_content_bytes(entry)) == 0) {
-        if (!csc_grow(&store->set_aside, &store->set_aside_room, store->set_aside_count + 1,
-                      sizeof *store->set_aside))
-            return csc_fail(CASCADE_ENOMEM, "no memory for the index");
-        store->set_aside[store->set_aside_count++] = aside;
-    }
-    adopt_content(store, number);
-    return 0;
-}
-
-void csc_recover_end_area(cascade_store *store, uint32_t area)
-{
-    size_t kept = 0;
-
-    for (size_t i = 0; i < store->set_aside_count; i++)
-        if (store->set_aside[i].area == area)
-            csc_arena_free(store->arena, &store->set_aside[i].extents);
-        else
-            store->set_aside[kept++] = store->set_aside[i];
-    if (kept < store->set_aside_count)
-        pthread_cond_broadcast(&store->progress);
-    store->set_aside_count = kept;
-}
-
-void csc_recover_end_grace(cascade_store *store)
-{
-    if (csc_clock_ns() >= store->set_aside_until_ns)
-        csc_recover_end_area(store, 0);
-    for (uint32_t area = 1; store->set_aside_count && area < CSC_SLOT_AREAS; area++)
-        if (!csc_arena_is_claimed(store->arena, area))
-            csc_recover_end_area(store, area);
+    if (code == 0 && !left)
+        adopt_content(store, number);
+    return code;
 }
 
 static void adopt_key(cascade_store *store, uint32_t number)
@@ -230,11 +168,11 @@ int csc_recover_arena(cascade_store *store)
     if (!store->places_then)
         return csc_fail(CASCADE_ENOMEM, "no memory for the index");
     for (uint32_t i = 0; i < store->contents_made; i++)
-        if (!is_being_filled(store, i))
+        if (!csc_filled_is(store, i))
             adopt_content(store, i);
     for (uint32_t i = 0; code == 0 && i < store->contents_made; i++)
-        if (is_being_filled(store, i))
-            code = set_aside(store, i);
+        if (csc_filled_is(store, i))
+            code = take_filled(store, i);
     if (code == 0)
         code = csc_arena_claims_done(store->arena);
     if (code)

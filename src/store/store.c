@@ -64,6 +64,22 @@ void csc_store_register(cascade_store *store)
     pthread_mutex_unlock(&registry_lock);
 }
 
+int csc_store_register_client(cascade_store *store, int arena_fd)
+{
+    int code;
+
+    pthread_once(&fork_once, watch_forks);
+    store->fork_generation = atomic_load(&fork_generation);
+    pthread_mutex_lock(&registry_lock); /* no fork between its area's lock and its place in the handle */
+    code = csc_arena_attach(NULL, arena_fd, &store->arena);
+    if (code == 0) {
+        store->registry_next = registry;
+        registry = store;
+    }
+    pthread_mutex_unlock(&registry_lock);
+    return code;
+}
+
 /* With the lock held, so that no child is made that has the descriptor and does not know of it. */
 void csc_store_unregister(cascade_store *store, bool keep_arena)
 {

@@ -128,8 +128,9 @@ typedef struct csc_counters {
 } csc_counters;
 
 typedef struct csc_set_aside {
-    csc_extents extents;
-    uint32_t area; /* of the client that may; 0: a transfer of the owner's, until `set_aside_until_ns` */
+    uint32_t area; /* of the client that may fill the pages of content `number`; 0: */
+    uint32_t number;
+    csc_extents extents; /* a transfer of the owner's may fill these, until `set_aside_until_ns` */
 } csc_set_aside;
 
 struct cascade_store {
@@ -230,6 +231,8 @@ int csc_store_open_with(const cascade_options *options, const csc_io_calls *call
 
 /** Notes a handle for forks of this process, and forgets it, its arena unmapped. */
 void csc_store_register(cascade_store *store);
+/** Attaches a client's arena and notes the handle, as one. Errors: as csc_arena_attach. */
+int csc_store_register_client(cascade_store *store, int arena_fd);
 void csc_store_unregister(cascade_store *store, bool keep_arena);
 
 /** Checks a handle at the door of every public call; clears the thread's error text. */
@@ -305,6 +308,13 @@ static inline csc_key_entry *csc_key_at(cascade_store *store, uint32_t number)
 static inline csc_content_entry *csc_content_at(cascade_store *store, uint32_t number)
 {
     return &store->index.contents[number];
+}
+/** The entry that is bound to a key, or CSC_NUMBER_NONE. Lock held. */
+static inline uint32_t csc_key_find(const cascade_store *store, const cascade_key *key)
+{
+    bool lost = false;
+
+    return csc_index_find(&store->index, key, csc_index_key_hash(&store->index, key), &lost);
 }
 static inline uint64_t csc_content_bytes(const csc_content_entry *entry)
 {
